@@ -1,0 +1,101 @@
+"""DINO / DINOv2 patch features (Caron et al. 2021; Oquab et al. 2023), by timm's transformers.
+
+One forward serves segmentation and revisit: the last image's features are kept.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import cv2
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+
+from robot_perception.core.errors import InputRejected, WeightsRejected
+from robot_perception.core.types import F32, U8
+from robot_perception.core.weights import load_into, load_state_dict, pick_device, resolve
+
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_STD = np.array([0.229, 0.224, 0.225], np.float32)
+_LONGER_SIDE = 518
+
+
+class Backbone:
+    """Patch features of a timm model with the official checkpoint. Thread-safe.
+
+    Raises WeightsRejected for an unknown model or a checkpoint that does not fit.
+    """
+
+    def __init__(self, name: str, checkpoint: str, device: str) -> None:
+        self.name = name
+        self._device = pick_device(device)
+        state = load_state_dict(resolve(checkpoint))
+        try:
+            model = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
+        except (RuntimeError, TypeError) as error:
+            raise WeightsRejected(f"{name} is no vision transformer that timm knows") from error
+        # timm's own filter renames the official keys and resamples the position embedding.
+        module = timm.models.vision_transformer
+        if "mask_token" in state or "pos_embed" in state:
+            state = module.checkpoint_filter_fn(state, model)
+        state.pop("mask_token", None)
+        load_into(model, state)
+        self._model = model.to(self._device).eval()
+        self._patch = int(model.patch_embed.patch_size[0])
+        self._lock = threading.Lock()
+        self._last: tuple[U8, F32] | None = None
+        self.forwards = 0
+
+    @torch.no_grad()
+    def features(self, rgb: U8) -> F32:
+        """Patch features (h, w, D) of an image (H, W, 3); prefix and register tokens left out.
+
+        The image is scaled to a longer side of 518 pixels and to multiples of the patch size.
+        """
+        with self._lock:
+            if self._last is not None and self._last[0] is rgb:
+                return self._last[1]
+            features = self._forward(rgb)
+            self._last = (rgb, features)
+            return features
+
+    def pool(self, features: F32, labels: NDArray[np.integer], ids: NDArray[np.integer]) -> F32:
+        """Unit-length mean feature (K, D) of each of `ids` in the label image (H, W).
+
+        A segment smaller than a patch takes part by its share of the patch; one without any pixel
+        gets zeros.
+        """
+        height, width, _ = features.shape
+        rows = np.arange(labels.shape[0]) * height // labels.shape[0]
+        columns = np.arange(labels.shape[1]) * width // labels.shape[1]
+        patch = rows[:, None] * width + columns[None]
+        index = np.full(int(max(labels.max(), ids.max(initial=0))) + 1, -1)
+        index[ids] = np.arange(len(ids))
+        segment = index[labels]
+        inside = segment >= 0
+        pairs = segment[inside] * (height * width) + patch[inside]
+        weights = np.bincount(pairs, minlength=len(ids) * height * width)
+        pooled = weights.reshape(len(ids), -1).astype(np.float32) @ features.reshape(
+            height * width, -1
+        )
+        norms = np.linalg.norm(pooled, axis=1, keepdims=True)
+        return np.asarray(pooled / np.maximum(norms, 1e-12), np.float32)
+
+    def _forward(self, rgb: U8) -> F32:
+        height, width = rgb.shape[:2]
+        factor = _LONGER_SIDE / max(height, width)
+        rows = max(1, round(height * factor / self._patch))
+        columns = max(1, round(width * factor / self._patch))
+        size = (columns * self._patch, rows * self._patch)
+        scaled = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        pixels = torch.from_numpy((scaled - _MEAN) / _STD).permute(2, 0, 1)[None]
+        try:
+            tokens = self._model.forward_features(pixels.to(self._device))
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise InputRejected("out of GPU memory for the image's features") from error
+        self.forwards += 1
+        patches = tokens[0, self._model.num_prefix_tokens :]
+        return np.asarray(patches.reshape(rows, columns, -1).float().cpu().numpy(), np.float32)

@@ -1,0 +1,146 @@
+"""Ego-motion of the LiDAR and its constant-velocity forecast."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import small_gicp
+from scipy.spatial.transform import Rotation
+
+from robot_perception.core.types import F32, F64, Odometry, Scan
+
+_VOXEL_M = 0.75
+_MAX_CORRESPONDENCE_M = 1.5
+_MIN_INLIERS = 200
+# A twist beyond these is a failed registration, not a robot.
+_MAX_SPEED_MPS = 60.0
+_MAX_RATE_RADPS = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """How the sensor moves: `twist` (6,) rotation vector (rad/s) and velocity (m/s), in the frame
+    of the last scan; `relative` (4, 4) the last scan's pose in the frame of the one before."""
+
+    twist: F64
+    relative: F64
+    source: str
+
+    @property
+    def standing(self) -> bool:
+        return not self.twist.any()
+
+
+class MotionEstimator:
+    """Twist of the sensor from odometry where it fits the scan's frame, else from the clouds.
+
+    Clouds are registered scan to scan by GICP (small_gicp, one thread: with more, the order of its
+    sums and so the result changes from run to run). A failed registration keeps the last twist.
+    """
+
+    def __init__(self, source: str, standstill_mps: float) -> None:
+        self._source = source
+        self._standstill = standstill_mps
+        self.reset()
+
+    def reset(self) -> None:
+        self._stamp_ns: int | None = None
+        self._odometry: Odometry | None = None
+        self._cloud: tuple[small_gicp.PointCloud, small_gicp.KdTree] | None = None
+        self._twists: deque[F64] = deque(maxlen=3)
+
+    def step(self, scan: Scan, odometry: Odometry | None) -> Motion | None:
+        """The motion up to `scan`; None for the first one."""
+        usable = odometry is not None and odometry.child_frame_id == scan.frame_id
+        last_odometry, self._odometry = self._odometry, odometry if usable else None
+        from_clouds = self._source == "clouds" or (self._source == "auto" and not usable)
+        last_cloud = self._cloud
+        self._cloud = _prepare(scan.xyz) if from_clouds else None
+        last_stamp, self._stamp_ns = self._stamp_ns, scan.stamp_ns
+        if last_stamp is None:
+            return None
+        dt = (scan.stamp_ns - last_stamp) * 1e-9
+        if self._odometry is not None and last_odometry is not None and not from_clouds:
+            dt = (self._odometry.stamp_ns - last_odometry.stamp_ns) * 1e-9
+            relative = np.linalg.inv(last_odometry.pose) @ self._odometry.pose
+            source = "odom"
+            self._twists.clear()
+        else:
+            guess = exp_se3(self._twists[-1] * dt) if self._twists else np.eye(4)
+            found = None
+            if last_cloud is not None and self._cloud is not None:
+                found = _register(last_cloud, self._cloud, guess)
+            relative, source = (guess, "last") if found is None else (found, "clouds")
+        twist = log_se3(relative) / dt if dt > 0 else np.zeros(6)
+        if (
+            np.linalg.norm(twist[3:]) > _MAX_SPEED_MPS
+            or np.linalg.norm(twist[:3]) > _MAX_RATE_RADPS
+        ):
+            twist = self._twists[-1] if self._twists else np.zeros(6)
+            source = "last"
+        self._twists.append(twist)
+        smooth = np.median(self._twists, axis=0) if len(self._twists) == 3 else twist
+        if np.linalg.norm(smooth[3:]) < self._standstill:
+            # What is left at a standstill is the noise of the registration.
+            smooth = np.zeros(6)
+        return Motion(smooth, relative, source)
+
+
+def exp_se3(twist: F64) -> F64:
+    """The rigid transform (4, 4) of a twist (rotation vector, translation) held for one unit."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_rotvec(twist[:3]).as_matrix()
+    matrix[:3, 3] = _left_jacobian(twist[:3]) @ twist[3:]
+    return matrix
+
+
+def log_se3(matrix: F64) -> F64:
+    """The twist (6,) of a rigid transform; the inverse of `exp_se3`."""
+    rotation = Rotation.from_matrix(matrix[:3, :3]).as_rotvec()
+    return np.concatenate([rotation, np.linalg.solve(_left_jacobian(rotation), matrix[:3, 3])])
+
+
+def _left_jacobian(rotation: F64) -> F64:
+    angle = float(np.linalg.norm(rotation))
+    x, y, z = rotation
+    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    if angle < 1e-6:
+        return np.eye(3) + skew / 2
+    a = (1 - np.cos(angle)) / angle**2
+    b = (angle - np.sin(angle)) / angle**3
+    jacobian: F64 = np.eye(3) + a * skew + b * skew @ skew
+    return jacobian
+
+
+def _prepare(xyz: F32) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
+    ranges = np.linalg.norm(xyz, axis=1)
+    # Every second point of the useful ones: the voxel grid leaves a few thousand of them anyway.
+    points = xyz[(ranges > 2.0) & (ranges < 80.0)][::2].astype(np.float64)
+    cloud, tree = small_gicp.preprocess_points(
+        points, downsampling_resolution=_VOXEL_M, num_neighbors=10, num_threads=1
+    )
+    return cloud, tree
+
+
+def _register(
+    target: tuple[small_gicp.PointCloud, small_gicp.KdTree],
+    source: tuple[small_gicp.PointCloud, small_gicp.KdTree],
+    guess: F64,
+) -> F64 | None:
+    """Pose of `source` in `target`, or None where registration fails."""
+    if target[0].size() < _MIN_INLIERS or source[0].size() < _MIN_INLIERS:
+        return None
+    result = small_gicp.align(
+        target[0],
+        source[0],
+        target[1],
+        init_T_target_source=guess,
+        registration_type="GICP",
+        max_correspondence_distance=_MAX_CORRESPONDENCE_M,
+        num_threads=1,
+        max_iterations=20,
+    )
+    pose = np.array(result.T_target_source)
+    return pose if result.num_inliers >= _MIN_INLIERS and np.isfinite(pose).all() else None

