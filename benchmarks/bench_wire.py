@@ -5,8 +5,8 @@
 The scan has 120 000 points with intensity, ring and time; the image is 1242 x 375 (KITTI's size).
 Times are medians in milliseconds of interleaved runs in this process, on one thread of OpenCV.
 `structured_reading` reads as sensor_msgs_py does: a structured array from the fields, a NaN filter
-if the message says that it is not dense, then one unstructured float32 array. The real sensor_msgs_py is timed as well where it is installed,
-as is rclpy; neither is needed.
+if the message says that it is not dense, then one unstructured float32 array. The real
+sensor_msgs_py is timed as well where it is installed, as is rclpy; neither is needed.
 """
 
 from __future__ import annotations

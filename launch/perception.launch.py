@@ -4,6 +4,7 @@ from typing import Any
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import OpaqueFunction
+from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -45,7 +46,7 @@ def nodes(context: LaunchContext) -> list[Any]:
     if recording:
         # A recording brings its own time.
         context.launch_configurations["use_sim_time"] = "true"
-    composed = LaunchConfiguration("composed").perform(context) == "true"
+    composed = IfCondition(LaunchConfiguration("composed")).evaluate(context)
     stages = one_process() if composed else three_processes(context)
     rviz = rviz_node(
         "perception.rviz",

@@ -3,7 +3,6 @@
 # Does nothing when nothing has changed since the last time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-python3}
 venv=.venv
 stamp=$venv/.setup
 
@@ -12,6 +11,19 @@ fail() {
   printf 'setup: %s\n' "$*" >&2
   exit 1
 }
+
+suits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
+
+python=${PYTHON:-python3}
+if [[ $python == python3 ]] && command -v python3 >/dev/null && ! suits python3; then
+  # The system's Python is too new or too old for the wheels: another may be there.
+  for other in python3.13 python3.12 python3.11 python3.10; do
+    if suits "$other"; then
+      python=$other
+      break
+    fi
+  done
+fi
 
 # Package and the file that shows that it is there (Open3D and OpenCV load these).
 libraries=(
@@ -52,7 +64,7 @@ if ((${#missing[@]})); then
 fi
 
 command -v "$python" >/dev/null || fail "there is no $python; name one: make PYTHON=/path/to/python3"
-"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
+suits "$python" ||
   fail "$python is $("$python" -V 2>&1); 3.10 to 3.13 is needed: make PYTHON=/path/to/python3"
 
 wanted=$(cat setup.py setup.cfg requirements.txt pyproject.toml | sha256sum)$(pwd)

@@ -191,14 +191,16 @@ def share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         program.chmod(0o755)
     others = os.environ.get("AMENT_PREFIX_PATH", "")
     monkeypatch.setenv("AMENT_PREFIX_PATH", f"{tmp_path}:{others}".rstrip(":"))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{os.environ.get('PYTHONPATH', '')}".rstrip(":"))
+    monkeypatch.setenv("ROS_DISTRO", "kilted")
     monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
     return share
 
 
 def launched(file: Path, arguments: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Run the launch file's actions, with the arguments, up to the processes; nodes by name."""
-    from launch.launch_context import LaunchContext
     from launch.actions import DeclareLaunchArgument
+    from launch.launch_context import LaunchContext
     from launch.launch_description_entity import LaunchDescriptionEntity
     from launch_ros.actions import Node
 
@@ -329,11 +331,12 @@ def test_ros2_launch_starts_a_node_that_works(share: Path, ros_domain: int) -> N
     from lifecycle_msgs.srv import GetState
 
     program = (
-        "import sys; from launch import LaunchService;"
-        "from launch.launch_description_sources import"
-        " get_launch_description_from_python_launch_file as load;"
-        "service = LaunchService(argv=['namespace:=robot']);"
-        "service.include_launch_description(load(sys.argv[1]));"
+        "import sys; from launch import LaunchDescription, LaunchService\n"
+        "from launch.actions import IncludeLaunchDescription as Include\n"
+        "from launch.launch_description_sources import PythonLaunchDescriptionSource as Source\n"
+        "include = Include(Source(sys.argv[1]), launch_arguments=[('namespace', 'robot')])\n"
+        "service = LaunchService()\n"
+        "service.include_launch_description(LaunchDescription([include]))\n"
         "sys.exit(service.run())"
     )
     process = subprocess.Popen(

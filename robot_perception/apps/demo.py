@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from robot_perception.core.types import Frame, ImageFrame, Result, Scan
+from robot_perception.pipeline import outputs
 from robot_perception.pipeline.parity import Parity, compare
 from robot_perception.pipeline.perception import TASKS, Tasks
 from robot_perception.pipeline.replay import Replayed, replay
@@ -99,7 +100,7 @@ def _replay(
     console: Console,
 ) -> Replayed:
     recording = open_recording(path)
-    with _progress(console) as progress, McapSink(out) as sink:
+    with _progress(console) as progress, McapSink(out, outputs.latched(tasks)) as sink:
         task = progress.add_task("replay", total=_frames_in(recording))
 
         def observe(frame: Frame, results: list[Result]) -> None:

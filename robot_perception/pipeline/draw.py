@@ -167,6 +167,8 @@ def perspective(
 
 def coloured_by(values: F32, low: float, high: float) -> U8:
     """Colour (N, 3) of each value from `low` to `high` (turbo colour map)."""
+    if not len(values):
+        return np.zeros((0, 3), np.uint8)
     level = np.clip((values - low) / (high - low) * 255, 0, 255).astype(np.uint8)
     bgr = cv2.applyColorMap(level.reshape(-1, 1), cv2.COLORMAP_TURBO)
     return np.ascontiguousarray(bgr.reshape(-1, 3)[:, ::-1])

@@ -65,6 +65,16 @@ def _forecast_topics(config: ForecastConfig) -> tuple[Topic, ...]:
     return (Topic("points", CLOUD), *single, Topic("range_image", IMAGE))
 
 
+def latched(tasks: Tasks) -> tuple[str, ...]:
+    """The absolute names of the latched topics, as they stand in a recording."""
+    return tuple(
+        f"/{task}/{topic.name}"
+        for task, table in topics(tasks).items()
+        for topic in table
+        if topic.latched
+    )
+
+
 def task_of(result: Result) -> str:
     if isinstance(result, Segmentation):
         return SEGMENTATION

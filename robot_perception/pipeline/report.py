@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import math
 import os
-import platform
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import jinja2
-import torch
 from markupsafe import Markup
 
 from robot_perception.pipeline import report_plots as plots
 from robot_perception.pipeline.inbox import Accounting
-
+from robot_perception.pipeline.report_facts import machine, notes
 from robot_perception.pipeline.report_views import (
     ABOVE,
     AHEAD,
@@ -120,7 +117,7 @@ def _context(
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "recorded": _date(builder.first_ns),
         "span_s": ((builder.last_ns or start_ns) - start_ns) * 1e-9,
-        "machine": _machine(),
+        "machine": machine(),
         "replayed": replayed,
         "exact": all(a.exact for a in replayed.accounting.values()),
         "total": _total(replayed),
@@ -132,12 +129,12 @@ def _context(
         "panel_titles": _PANELS,
         "spans": _spans(set(timeline["panels"]), _is_wide(builder)),
         "thumbnails": _thumbnails(builder),
-        "horizon_colours": ["#%02x%02x%02x" % tuple(c) for c in horizon_colours(5)],
+        "horizon_colours": [f"#{bytes(c).hex()}" for c in horizon_colours(5)],
         "error_scale_m": ERROR_SCALE_M,
         "errors": _errors(replayed),
         "unscored": sum(not math.isfinite(s.forecast_m2) for s in replayed.scores),
         "scored": len({s.stamp_ns for s in replayed.scores}),
-        "notes": _notes(replayed.backends),
+        "notes": notes(replayed.backends),
         "plots": _plots(replayed, builder, start_ns),
         "parity": parity,
         "live": live,
@@ -256,59 +253,6 @@ def _errors(replayed: Replayed) -> list[dict[str, float]]:
 def _live_max(live: Mapping[str, Any] | None) -> float:
     values = [float(v.get("p99", 0.0)) for v in (live or {}).get("latency_ms", {}).values()]
     return max([v for v in values if math.isfinite(v)], default=0.0) or 1.0
-
-
-def _notes(backends: Mapping[str, object]) -> list[str]:
-    """What a reader must know about each backend before trusting its results."""
-    name = {task: str(backend) for task, backend in backends.items()}
-    notes = []
-    if "embedded" in name.get("segmentation", ""):
-        notes.append(
-            "Segmentation ran its embedded backend, which needs no checkpoint. Its masks are not "
-            "those of Segment Anything; load an official checkpoint (backend sam) for these."
-        )
-    if "embedded" in name.get("revisit", ""):
-        notes.append(
-            "Revisit detection ran its embedded local features, not DINO or DINOv2 features; load "
-            "an official checkpoint (backend dino) for these."
-        )
-    if "ego_warp" in name.get("forecast", ""):
-        notes.append(
-            "The forecast is a geometric ego-warp: the last scan seen from where the sensor is "
-            "expected at constant velocity. It learns nothing and takes the world to stand still, "
-            "so other traffic is predicted to stay where it was."
-        )
-    notes += [
-        f"The {task} backend calls itself untrained ({backend}): its results mean nothing yet."
-        for task, backend in name.items()
-        if "untrained" in backend.lower()
-    ]
-    return notes
-
-
-def _machine() -> dict[str, str]:
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                cpu = line.partition(":")[2].strip()
-                break
-    with contextlib.suppress(ValueError, OSError):
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        cpu += f", {memory:.0f} GiB"
-    try:
-        version = metadata.version("robot_perception")
-    except metadata.PackageNotFoundError:
-        version = "not installed (source tree)"
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    return {
-        "CPU": f"{cpu}, {os.cpu_count()} cores",
-        "GPU": gpu,
-        "System": platform.platform(terse=True),
-        "Python": platform.python_version(),
-        "PyTorch": str(torch.__version__),
-        "robot_perception": version,
-    }
 
 
 def _date(stamp_ns: int | None) -> str | None:

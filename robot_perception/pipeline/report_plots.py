@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -22,10 +23,10 @@ SERIES = tuple(f"#0102{i:02x}" for i in range(16, 22))
 _CSS = {_INK: "currentColor", _LINE: "var(--line)"} | {
     colour: f"var(--c{i + 1})" for i, colour in enumerate(SERIES)
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.size": 10.5,
+    "font.size": 10,
     "text.parse_math": False,
     "text.color": _INK,
     "axes.labelcolor": _INK,
@@ -49,7 +50,7 @@ _STYLE = {
 def latency(series_ms: dict[str, list[float]]) -> str:
     """Milliseconds of each call by step, the running median over the calls drawn as a line."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(9.6, 3.5)
+        figure, axes = _axes(12.4, 3.7)
         for i, (name, values) in enumerate(series_ms.items()):
             data = np.asarray(values, float)
             colour = SERIES[i % len(SERIES)]
@@ -68,7 +69,7 @@ def latency(series_ms: dict[str, list[float]]) -> str:
 def forecast_error(scores: Sequence[Score]) -> str:
     """Mean Chamfer distance by horizon, of the forecast and of repeating the last scan."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(4.8, 3.2)
+        figure, axes = _axes(5.8, 3.5)
         horizons = sorted({round(s.horizon_s, 3) for s in scores})
         for attribute, name, colour in (
             ("repeat_m2", "repeat the last scan", SERIES[1]),
@@ -90,7 +91,7 @@ def forecast_error(scores: Sequence[Score]) -> str:
 def forecast_over_time(scores: Sequence[Score], start_ns: int) -> str:
     """Chamfer distance of each scored forecast, the mean over its horizons."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(4.8, 3.2)
+        figure, axes = _axes(5.8, 3.5)
         stamps = sorted({s.stamp_ns for s in scores})
         seconds = [(stamp - start_ns) * 1e-9 for stamp in stamps]
         for attribute, name, colour in (
@@ -112,7 +113,7 @@ def forecast_over_time(scores: Sequence[Score], start_ns: int) -> str:
 def probability(decisions: Sequence[Decision], start_ns: int) -> str:
     """The probability of each keyframe's best candidate, revisits marked."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(4.8, 3.2)
+        figure, axes = _axes(5.8, 3.5)
         for found, name, colour in (
             (False, "no revisit", SERIES[5]),
             (True, "revisit", SERIES[2]),
@@ -131,11 +132,11 @@ def probability(decisions: Sequence[Decision], start_ns: int) -> str:
 
 def keyframe_map(positions: F32, edges: I32) -> str | None:
     """Keyframes (K, 3) from above and revisits between them; None where no position is known."""
-    known = np.isfinite(positions).all(axis=1)
+    known = np.asarray(np.isfinite(positions).all(axis=1))
     if not known.any():
         return None
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(4.8, 3.6)
+        figure, axes = _axes(5.8, 3.5)
         path = np.where(known[:, None], positions, np.nan)
         axes.plot(path[:, 0], path[:, 1], "-", color=SERIES[5], lw=1, alpha=0.6)
         axes.plot(path[:, 0], path[:, 1], "o", color=SERIES[0], markersize=3.5, label="keyframe")

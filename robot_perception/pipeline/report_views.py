@@ -251,7 +251,8 @@ class ReportBuilder:
 def horizon_colours(count: int) -> U8:
     """A colour (count, 3) for each horizon, from near (yellow) to far (violet)."""
     level = np.linspace(235, 70, count).astype(np.uint8).reshape(-1, 1)
-    return np.ascontiguousarray(cv2.applyColorMap(level, cv2.COLORMAP_PLASMA)[:, 0, ::-1])
+    bgr = cv2.applyColorMap(level, cv2.COLORMAP_PLASMA)
+    return np.ascontiguousarray(bgr.reshape(-1, 3)[:, ::-1])
 
 
 def error_colours(distance_m: F32) -> U8:

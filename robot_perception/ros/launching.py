@@ -15,40 +15,35 @@ from launch_ros.substitutions import FindPackageShare
 
 PACKAGE = "robot_perception"
 
-# Argument: default (None: must be given), description, choices.
-ARGUMENTS: dict[str, tuple[str | None, str, tuple[str, ...]]] = {
-    "namespace": ("", "namespace of all nodes and of their relative topics", ()),
-    "use_sim_time": ("false", "take the time from /clock", ("true", "false")),
-    "log_level": ("info", "least severity that is logged", ()),
-    "respawn": ("true", "start a node again if it ends by itself", ("true", "false")),
-    "rviz": ("false", "start RViz 2 with the configuration for these nodes", ("true", "false")),
-    "fixed_frame": ("velodyne", "frame RViz shows everything in", ()),
-    "image_topic": ("image", "topic the camera images come on", ()),
-    "camera_info_topic": ("camera_info", "topic the camera intrinsics come on", ()),
-    "points_topic": ("points", "topic the LiDAR scans come on", ()),
-    "odom_topic": ("odom", "topic the odometry comes on", ()),
-    "labels_topic": ("segmentation/labels", "topic the label images come on", ()),
-    "labels_wait_s": (
-        "1.0",
-        "longest wait of revisit for an image's labels [s]; 0: takes none",
-        (),
-    ),
-    "composed": ("false", "all stages in one process instead of three", ("true", "false")),
-    "recording": ("", "recording to play: bag, MCAP, KITTI folder; empty: live topics", ()),
-    "rate": ("1.0", "speed of the recording, times real time; 0: as fast as the nodes take it", ()),
-    "loop": ("1", "times the recording is played; 0: for ever", ()),
+# Argument: default and description.
+ARGUMENTS: dict[str, tuple[str, str]] = {
+    "namespace": ("", "namespace of all nodes and of their relative topics"),
+    "use_sim_time": ("false", "take the time from /clock"),
+    "log_level": ("info", "least severity that is logged"),
+    "respawn": ("true", "start a node again if it ends by itself"),
+    "rviz": ("false", "start RViz 2 with the configuration for these nodes"),
+    "fixed_frame": ("velodyne", "frame RViz shows everything in"),
+    "image_topic": ("image", "topic the camera images come on"),
+    "camera_info_topic": ("camera_info", "topic the camera intrinsics come on"),
+    "points_topic": ("points", "topic the LiDAR scans come on"),
+    "odom_topic": ("odom", "topic the odometry comes on"),
+    "labels_topic": ("segmentation/labels", "topic the label images come on"),
+    "labels_wait_s": ("1.0", "longest wait of revisit for an image's labels [s]; 0: takes none"),
+    "composed": ("false", "all stages in one process instead of three"),
+    "recording": ("", "recording to play: bag, MCAP, KITTI folder; empty: live topics"),
+    "rate": ("1.0", "speed of the recording, times real time; 0: as fast as the nodes take it"),
+    "loop": ("1", "times the recording is played; 0: for ever"),
 }
 _COMMON = ("namespace", "use_sim_time", "log_level", "respawn", "rviz")
 
 
-def declare(*names: str, **defaults: str | None) -> list[DeclareLaunchArgument]:
+def declare(*names: str, **defaults: str) -> list[DeclareLaunchArgument]:
     """The arguments every launch file has and those in `names`; `defaults` replaces some."""
     return [
         DeclareLaunchArgument(
             name,
             default_value=defaults.get(name, ARGUMENTS[name][0]),
             description=ARGUMENTS[name][1],
-            choices=ARGUMENTS[name][2] or None,
         )
         for name in (*_COMMON, *names)
     ]
@@ -63,17 +58,16 @@ def config_argument(file: str) -> DeclareLaunchArgument:
 
 def large_messages() -> list[Any]:
     """Let Fast DDS carry images and clouds, unless the user has a profile of their own."""
-    variable = "FASTDDS_DEFAULT_PROFILES_FILE"
-    profile = LaunchConfiguration("fastdds_profile")
+    # Fast DDS 3 warns about the name that older releases have for it, and reads the file twice.
+    old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+    variable = f"{'FASTRTPS' if old else 'FASTDDS'}_DEFAULT_PROFILES_FILE"
     return [
         DeclareLaunchArgument(
             "fastdds_profile",
             default_value=EnvironmentVariable(variable, default_value=_config("fastdds.xml")),
             description="Fast DDS profile with room for large messages",
         ),
-        SetEnvironmentVariable(variable, profile),
-        # Its name before Fast DDS 3 (ROS 2 Jazzy and older).
-        SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile),
+        SetEnvironmentVariable(variable, LaunchConfiguration("fastdds_profile")),
     ]
 
 

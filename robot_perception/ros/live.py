@@ -123,19 +123,19 @@ def run(
 ) -> dict[str, Any]:
     """Play `recording` through live nodes into the MCAP `out`; a summary."""
     source = open_recording(recording)
-    roles = {topic for item in source.roles for topic in (item,) if topic in ("image", "points")}
-    consumers = {"image": 1 if composed else 2, "points": 1}
+    wanted = {"image": 1 if composed else 2, "points": 1}
+    consumers = {role: count for role, count in wanted.items() if role in source.roles}
     rclpy.init()
     node = rclpy.create_node("player")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     processes = start_nodes(composed, dict(os.environ))
     try:
-        with McapSink(out) as sink:
-            tasks = Tasks(SegmentationConfig(), RevisitConfig(), ForecastConfig())
+        tasks = Tasks(SegmentationConfig(), RevisitConfig(), ForecastConfig())
+        with McapSink(out, outputs.latched(tasks)) as sink:
             recorder = Recorder(node, sink, tasks)
-            player = Player(node, executor)
-            if not player.wait_for_consumers({r: consumers[r] for r in roles}, startup_s):
+            player = Player(node, executor, source.roles)
+            if not player.wait_for_consumers(consumers, startup_s):
                 raise TimeoutError(f"the nodes did not start within {startup_s:.0f} s")
             _settle(executor, recorder, 1.0)
             start = time.monotonic()

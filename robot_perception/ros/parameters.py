@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from robot_perception.core.config import checked
 
@@ -19,7 +19,8 @@ _UNBOUNDED = 1e12
 def declare(node: Node, config: type[Any], prefix: str = "") -> None:
     """Declare a parameter for every field of the dataclass `config`, with its descriptor."""
     for f in fields(config):
-        default = array("d", f.default) if isinstance(f.default, tuple) else f.default
+        # An empty list has no type of its own: such a parameter starts without a value.
+        default = Parameter.Type.DOUBLE_ARRAY if isinstance(f.default, tuple) else f.default
         node.declare_parameter(prefix + f.name, default, _descriptor(f))
 
 
@@ -27,8 +28,12 @@ def read(node: Node, config: type[T], prefix: str = "") -> T:
     """The current values as a `config`; raises ValueError naming a value out of bounds."""
     values = {}
     for f in fields(config):  # type: ignore[arg-type]
-        value = node.get_parameter(prefix + f.name).value
-        values[f.name] = tuple(value) if isinstance(f.default, tuple) else value
+        name = prefix + f.name
+        if isinstance(f.default, tuple):
+            unset = Parameter(name, Parameter.Type.DOUBLE_ARRAY, [])
+            values[f.name] = tuple(node.get_parameter_or(name, unset).value)
+        else:
+            values[f.name] = node.get_parameter(name).value
     return checked(config(**values))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,19 +42,25 @@ class Player:
     `sent_at` holds the monotonic second at which each image and scan (role, stamp) went out.
     """
 
-    def __init__(self, node: Node, executor: SingleThreadedExecutor) -> None:
+    def __init__(
+        self, node: Node, executor: SingleThreadedExecutor, roles: Iterable[str] = tuple(_TYPES)
+    ) -> None:
+        """Publish on the topics of `roles` only: nobody waits for what does not come."""
         self._node = node
         self._executor = executor
         # Reliable publishers reach best-effort subscribers too.
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self._publishers = {
-            role: node.create_publisher(message_class(name), role, qos)
-            for role, name in _TYPES.items()
+            role: node.create_publisher(message_class(_TYPES[role]), role, qos) for role in roles
         }
         self._clock = node.create_publisher(Clock, "/clock", 10)
         self._acknowledged: dict[str, set[int]] = {}
         self.summary = Played({}, 0, 0)
         self.sent_at: dict[tuple[str, int], float] = {}
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(self._publishers)
 
     def consumers(self, role: str) -> set[str]:
         """The nodes of this package that subscribe to `role`: those that acknowledge frames."""

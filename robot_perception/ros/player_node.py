@@ -22,9 +22,10 @@ def main() -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        player = Player(node, executor)
+        player = Player(node, executor, open_recording(recording).roles)
         # Subscribers that are just being discovered would miss the first frames.
-        player.wait_for_consumers({"image": 1, "points": 1}, timeout_s=delay)
+        sensors = {"image", "points"} & set(player.roles)
+        player.wait_for_consumers(dict.fromkeys(sensors, 1), timeout_s=delay)
         for loop in range(loops) if loops > 0 else iter(int, 1):
             source = open_recording(recording)
             with Progress(disable=not sys.stderr.isatty()) as progress:

@@ -24,7 +24,7 @@ from robot_perception.wire.encode import (
     encode_scan,
     header,
 )
-from robot_perception.wire.image import decode_compressed_image, decode_image
+from robot_perception.wire.image import decode_compressed_image, decode_image, decode_labels
 from robot_perception.wire.motion import decode_camera_info, decode_odometry
 
 # Message type -> decoder of a message and a limit in bytes.
@@ -53,6 +53,7 @@ __all__ = [
     "decode_cloud",
     "decode_compressed_image",
     "decode_image",
+    "decode_labels",
     "decode_odometry",
     "encode_array_image",
     "encode_camera_info",

@@ -91,6 +91,22 @@ def decode_image(message: Any, max_bytes: int = DEFAULT_MAX_BYTES) -> ImageFrame
     return ImageFrame(stamp_ns, frame_id, rgb)
 
 
+@rejects("label image")
+def decode_labels(
+    message: Any, max_bytes: int = DEFAULT_MAX_BYTES
+) -> tuple[int, NDArray[np.uint16]]:
+    """Stamp in ns and labels (H, W) uint16 of a 16UC1 image; raises InputRejected."""
+    stamp_ns, _ = stamp_of(message)
+    width, height = uint32(message.width, "width"), uint32(message.height, "height")
+    step, encoding = uint32(message.step, "step"), text(message.encoding, "encoding")
+    if encoding not in ("16UC1", "mono16"):
+        raise InputRejected(f"encoding {encoding[:40]!r} is not 16UC1")
+    _check_size(width, height, max_bytes)
+    rows = rows_of(bytes_of(message.data, max_bytes), height, 2 * width, step)
+    kind = ">u2" if message.is_bigendian else "<u2"
+    return stamp_ns, np.ascontiguousarray(rows).view(kind).astype(np.uint16)
+
+
 def _check_size(width: int, height: int, max_bytes: int) -> None:
     if not width or not height:
         raise InputRejected(f"empty image, {width} x {height}")

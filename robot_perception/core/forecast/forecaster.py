@@ -11,9 +11,9 @@ from robot_perception.core.errors import InputRejected
 from robot_perception.core.forecast import reliability
 from robot_perception.core.forecast.motion import Motion, MotionEstimator
 from robot_perception.core.forecast.network import NetworkForecaster
-from robot_perception.core.forecast.warp import predicted_poses, transform, warp
+from robot_perception.core.forecast.warp import predicted_poses, warp
 from robot_perception.core.range_image import SensorModel, calibrate_elevations, project
-from robot_perception.core.types import F32, F64, U16, Forecast, Odometry, Scan
+from robot_perception.core.types import F32, F64, Forecast, Odometry, Scan
 
 _MIN_POINTS = 100
 # A longer silence than this many periods ends the history: its velocity is no longer that of now.
@@ -58,7 +58,9 @@ class Forecaster:
         if self._last is not None and self._starts_anew(scan, self._last):
             self.reset()
         if self._model is None:
-            self._model = self._sensor_model(_elevations(scan.xyz, self._config.beams, scan.ring))
+            self._model = self._sensor_model(
+                calibrate_elevations(scan.xyz, self._config.beams, scan.ring)
+            )
         motion = self._motion.step(scan, odometry)
         self._last = scan
         if self._network is not None:
@@ -74,14 +76,13 @@ class Forecaster:
     def _warped(self, scan: Scan, motion: Motion, model: SensorModel) -> Forecast:
         poses = predicted_poses(motion.twist, self._horizons)
         clouds, images = warp(scan.xyz, poses, model)
-        speed = float(np.linalg.norm(motion.twist[3:]))
         return Forecast(
             scan.stamp_ns,
             scan.frame_id,
             self._horizons,
             clouds,
             tuple(
-                reliability.of_warp(np.linalg.norm(cloud, axis=1), horizon, speed)
+                reliability.of_warp(np.linalg.norm(cloud, axis=1), horizon)
                 for cloud, horizon in zip(clouds, self._horizons, strict=True)
             ),
             images,
@@ -99,10 +100,3 @@ class Forecaster:
     def _sensor_model(self, elevations: F64) -> SensorModel:
         config = self._config
         return SensorModel(elevations, config.columns, config.min_range_m, config.max_range_m)
-
-
-def _elevations(xyz: F32, beams: int, ring: U16 | None) -> F64:
-    return calibrate_elevations(xyz, beams, ring)
-
-
-__all__ = ["Forecaster", "transform"]

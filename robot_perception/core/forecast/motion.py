@@ -49,7 +49,7 @@ class MotionEstimator:
         self._stamp_ns: int | None = None
         self._odometry: Odometry | None = None
         self._cloud: tuple[small_gicp.PointCloud, small_gicp.KdTree] | None = None
-        self._twists: deque[F64] = deque(maxlen=3)
+        self._twists: deque[F64] = deque(maxlen=2)
 
     def step(self, scan: Scan, odometry: Odometry | None) -> Motion | None:
         """The motion up to `scan`; None for the first one."""
@@ -81,7 +81,8 @@ class MotionEstimator:
             twist = self._twists[-1] if self._twists else np.zeros(6)
             source = "last"
         self._twists.append(twist)
-        smooth = np.median(self._twists, axis=0) if len(self._twists) == 3 else twist
+        # Two: more lags behind a braking robot, one passes on all the noise of the registration.
+        smooth = np.mean(self._twists, axis=0)
         if np.linalg.norm(smooth[3:]) < self._standstill:
             # What is left at a standstill is the noise of the registration.
             smooth = np.zeros(6)

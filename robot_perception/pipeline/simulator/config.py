@@ -32,10 +32,14 @@ class SimulatorConfig:
         30.0, "length of the drive; a lap takes about 24 s", unit="s", low=0.2, high=600.0
     )
     speed_mps: float = param(10.0, "top speed of the robot", unit="m/s", low=1.0, high=15.0)
-    stop_s: float = param(1.5, "time at the zebra crossing, every lap", unit="s", low=0.0, high=60.0)
+    stop_s: float = param(
+        1.5, "time at the zebra crossing, every lap", unit="s", low=0.0, high=60.0
+    )
     image_width: int = param(640, "width of the image", unit="px", low=32, high=4096)
     image_height: int = param(360, "height of the image", unit="px", low=32, high=4096)
-    horizontal_fov_deg: float = param(80.0, "horizontal field of view", unit="deg", low=20, high=120)
+    horizontal_fov_deg: float = param(
+        80.0, "horizontal field of view", unit="deg", low=20, high=120
+    )
     camera_noise: float = param(1.5, "standard deviation of the image noise", low=0.0, high=50.0)
     beams: int = param(64, "beams of the LiDAR", low=2, high=256)
     columns: int = param(1024, "columns of a LiDAR revolution", low=32, high=8192)
@@ -48,7 +52,9 @@ class SimulatorConfig:
     odom_drift: float = param(
         0.0, "relative error of the odometry's distance; its heading drifts too", low=0.0, high=0.2
     )
-    cars: int = param(6, "cars that drive: one ahead, one behind, the others oncoming", high=8, low=0)
+    cars: int = param(
+        6, "cars that drive: one ahead, one behind, the others oncoming", high=8, low=0
+    )
     cyclists: int = param(2, "cyclists", low=0, high=6)
     pedestrians: int = param(8, "people on the pavements", low=0, high=30)
 

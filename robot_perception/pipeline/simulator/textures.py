@@ -75,7 +75,8 @@ def noise(rng: Generator, height: int, width: int, cell: int) -> NDArray[np.floa
 
 def shaded(picture: U8, factor: NDArray[np.float32]) -> U8:
     """The picture, each pixel times `factor` (H, W)."""
-    return np.clip(picture * factor[..., None], 0, 255).astype(np.uint8)
+    result: U8 = np.clip(picture * factor[..., None], 0, 255).astype(np.uint8)
+    return result
 
 
 def _mixed(colour: Colour, factor: float) -> Colour:
@@ -93,9 +94,7 @@ def _write(picture: U8, text: str, box: tuple[int, int, int, int], colour: Colou
     scale = min((x1 - x0) * 0.9 / width, (y1 - y0) * 0.66 / height)
     at = (int((x0 + x1 - width * scale) / 2), int((y0 + y1 + height * scale) / 2))
     thickness = max(1, round(2 * scale))
-    cv2.putText(
-        picture, text, at, cv2.FONT_HERSHEY_DUPLEX, scale, colour, thickness, cv2.LINE_AA
-    )
+    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_DUPLEX, scale, colour, thickness, cv2.LINE_AA)
 
 
 def facade(rng: Generator, width_m: float, height_m: float, shop: bool) -> U8:
@@ -265,7 +264,8 @@ def tyre() -> U8:
 def sky(rng: Generator) -> U8:
     """A panorama (256, 1024, 3): azimuth along the row, zenith in the first row, horizon last."""
     up = np.linspace(1, 0, 256)[:, None, None] ** 0.8
-    picture = (up * np.array([86, 140, 214]) + (1 - up) * np.array([206, 224, 240]))
+    picture = up * np.array([86, 140, 214]) + (1 - up) * np.array([206, 224, 240])
     clouds = sum(noise(rng, 256, 1024, cell) * cell / 64 for cell in (8, 24, 64))
     cover = np.clip((clouds - 0.3) * 0.8, 0, 1)[..., None]
-    return (picture * (1 - cover) + 250 * cover).astype(np.uint8)
+    covered: U8 = (picture * (1 - cover) + 250 * cover).astype(np.uint8)
+    return covered

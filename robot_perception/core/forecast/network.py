@@ -1,0 +1,58 @@
+"""A trained network as a forecaster: range images in, clouds out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from robot_perception.core.config import ForecastConfig
+from robot_perception.core.errors import InputRejected, WeightsRejected
+from robot_perception.core.forecast.atppnet import ATPPNet
+from robot_perception.core.range_image import SensorModel, unproject
+from robot_perception.core.types import F32, Forecast, Scan
+from robot_perception.core.weights import load_into, load_state_dict, pick_device, resolve
+
+
+class NetworkForecaster:
+    """ATPPNet with the weights of `config.checkpoint`; raises WeightsRejected without them."""
+
+    def __init__(self, config: ForecastConfig) -> None:
+        if not config.checkpoint:
+            raise WeightsRejected(
+                "the method atppnet needs trained weights: name them in the parameter checkpoint "
+                "(robot-perception forecast train makes them)"
+            )
+        if config.beams % 8 or config.columns % 64:
+            raise ValueError("ATPPNet needs beams in multiples of 8 and columns of 64")
+        self._device = pick_device(config.device)
+        model = ATPPNet(config.horizons, config.min_range_m, config.max_range_m)
+        load_into(model, load_state_dict(resolve(config.checkpoint)))
+        self._model = model.to(self._device).eval()
+
+    @torch.inference_mode()
+    def forecast(
+        self, scan: Scan, past: list[F32], horizons_s: tuple[float, ...], model: SensorModel
+    ) -> Forecast:
+        """The scans after `scan` from the past range images (H, W), the last of them its own.
+
+        Images and clouds are in the frames of the future sensor, as the network was trained; its
+        motion is implied and not known, so the sensor poses are the identity.
+        """
+        images = torch.from_numpy(np.stack(past))[None].to(self._device)
+        try:
+            ranges, logits = self._model(images)
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise InputRejected("out of GPU memory for the forecast") from error
+        probability = torch.sigmoid(logits)[0].float().cpu().numpy()
+        seen = np.where(probability > 0.5, ranges[0].float().cpu().numpy(), 0.0).astype(np.float32)
+        return Forecast(
+            scan.stamp_ns,
+            scan.frame_id,
+            horizons_s,
+            tuple(unproject(image, model) for image in seen),
+            tuple(p[image > 0] for p, image in zip(probability, seen, strict=True)),
+            seen,
+            np.broadcast_to(np.eye(4), (len(horizons_s), 4, 4)),
+            "atppnet",
+        )
