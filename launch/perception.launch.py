@@ -108,7 +108,7 @@ def three_processes(context: LaunchContext) -> list[Node]:
 
 def player() -> Node:
     return Node(
-        **options("image", "camera_info", "points", "odom", respawn=False),
+        **options("image", "camera_info", "points", "odom", respawn=False, emulate_tty=False),
         executable="player_node",
         name="player",
         parameters=[

@@ -158,10 +158,11 @@ def test_requirements_are_what_is_imported() -> None:
     for top, where in used.items():
         if top.startswith(("ament_", "vision_")):
             continue
-        distributions = {normal(name) for name in owners.get(top, [])}
+        # A wheel of one extension module does not list it.
+        distributions = {normal(name) for name in owners.get(top, [top])}
         assert distributions & required, f"{top} ({sorted(where)}) is in no requirement"
-    modules = {normal(n): top for top, ns in owners.items() for n in ns}
-    assert required <= set(modules), f"not installed: {sorted(required - set(modules))}"
+    for name in required:
+        importlib.metadata.distribution(name)
 
 
 def normal(name: str) -> str:

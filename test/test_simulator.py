@@ -37,6 +37,8 @@ SMALL = SimulatorConfig(
     seed=3, duration_s=0.5, image_width=160, image_height=96, beams=32, columns=512
 )
 NOISELESS = replace(SMALL, range_noise_m=0.0, dropout=0.0)
+# The robot waits at the zebra crossing then.
+STANDS_S = 13.0
 
 
 def stamp(seconds: float) -> int:
@@ -118,6 +120,16 @@ def test_noise_and_dropout_are_as_set(street: Street) -> None:
     count = len(error)
     assert abs(error.mean()) < 4 * 0.03 / np.sqrt(count)
     assert abs(error.std() / 0.03 - 1) < 4 / np.sqrt(2 * count)
+    # Other noise in every scan: the robot stands, so the same ray hits the same road again.
+    config = replace(SMALL, range_noise_m=0.03, dropout=0.0, stop_s=1.0)
+    still = replace(config, range_noise_m=0.0)
+    errors = []
+    for t in (STANDS_S, STANDS_S + 0.2):
+        (one, truth), (other, _) = (lidar_scan(street, c, stamp(t)) for c in (config, still))
+        road = truth.labels == ROAD_LABEL
+        errors.append((np.linalg.norm(one.xyz, axis=1) - np.linalg.norm(other.xyz, axis=1))[road])
+    few = min(len(e) for e in errors)
+    assert abs(np.corrcoef(errors[0][:few], errors[1][:few])[0, 1]) < 0.1
     # Along the ray only.
     across = np.cross(noisy.xyz, clean.xyz) / np.linalg.norm(clean.xyz, axis=1)[:, None]
     assert np.abs(across).max() < 1e-4
@@ -274,8 +286,22 @@ def test_settings_out_of_bounds_are_refused() -> None:
     for wrong in ({"dropout": 1.5}, {"beams": 1}, {"duration_s": float("nan")}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             simulate(replace(SMALL, **wrong))
+    with pytest.raises(ValueError, match="revolution"):
+        simulate(replace(SMALL, rate_hz=2.0, duration_s=0.4))
     with pytest.raises(ValueError, match="elevation"):
         simulate(replace(SMALL, elevation_top_deg=-30.0))
+
+
+def test_an_empty_street_and_a_short_range_give_frames_too(tmp_path: Path) -> None:
+    config = replace(SMALL, cars=0, cyclists=0, pedestrians=0, duration_s=0.1, elevation_top_deg=60)
+    frames = list(simulate(replace(config, elevation_bottom_deg=50.0, max_range_m=5.0)))
+    scan = next(f for f in frames if isinstance(f, Scan))
+    assert scan.xyz.shape == (0, 3)
+    mask = next(f for f in frames if isinstance(f, InstanceMask))
+    assert 0 < mask.labels.max() < MOVING_LABEL
+    write_recording(
+        replace(config, elevation_bottom_deg=50.0, max_range_m=5.0), tmp_path / "a.mcap"
+    )
 
 
 def test_recording_holds_the_drive(tmp_path: Path, drive: list[SimulatedFrame]) -> None:

@@ -29,7 +29,7 @@ class SimulatorConfig:
 
     seed: int = param(0, "seed of the street, the traffic and the noise", low=0)
     duration_s: float = param(
-        30.0, "length of the drive; a lap takes about 24 s", unit="s", low=0.2, high=600.0
+        30.0, "length of the drive; a lap takes about 24 s", unit="s", low=0.1, high=600.0
     )
     speed_mps: float = param(10.0, "top speed of the robot", unit="m/s", low=1.0, high=15.0)
     stop_s: float = param(

@@ -51,6 +51,8 @@ def simulate(config: SimulatorConfig, progress: Progress | None = None) -> Itera
     checked(config)
     if config.elevation_bottom_deg >= config.elevation_top_deg:
         raise ValueError("elevation_bottom_deg is not below elevation_top_deg")
+    if config.duration_s * config.rate_hz < 1 - 1e-6:
+        raise ValueError(f"duration_s is {config.duration_s}, less than a revolution")
     return _frames(config, progress)
 
 

@@ -24,10 +24,10 @@ from robot_perception.pipeline.simulator.drive import (
     lifted,
     travelled,
 )
+from robot_perception.pipeline.simulator.facades import facade
 from robot_perception.pipeline.simulator.mesh import Mesh, ball, box, cylinder, joined, pose_at
 from robot_perception.pipeline.simulator.textures import (
     Atlas,
-    facade,
     foliage,
     plain,
     sky,
@@ -161,7 +161,7 @@ def _houses(rng: Generator, atlas: Atlas, course: Course) -> list[Mesh]:
 def _furniture(rng: Generator, atlas: Atlas, course: Course) -> list[Mesh]:
     """Trees, lamps, signs, bins and benches on the pavements."""
     bark, metal = atlas.add(plain(rng, (96, 76, 58), 0.15)), atlas.colour((84, 88, 92))
-    leaves = [atlas.add(foliage(rng)) for _ in range(4)]
+    leaves = [atlas.add(foliage(rng)) for _ in range(8)]
     lamp = atlas.colour((250, 246, 220))
     things = []
     for offset in (g.OUTER_KERB_M - 0.9, g.INNER_KERB_M + 0.8):
@@ -200,8 +200,8 @@ def _tree(rng: Generator, bark: int, leaves: int) -> Mesh:
 
 
 def _parked(rng: Generator, atlas: Atlas, course: Course) -> list[Mesh]:
-    models = [vehicle(rng, atlas, van=bool(i % 4 == 3)) for i in range(10)]
-    parked = []
+    models = [vehicle(rng, atlas, van=bool(i % 4 == 3)) for i in range(24)]
+    parked: list[Mesh] = []
     for offset, turn in ((g.OUTER_PARKING_M, 0.0), (g.INNER_PARKING_M, np.pi)):
         line = course.beside(offset)
         for base in np.arange(3.0, course.length - 3, 6.0):
@@ -210,7 +210,8 @@ def _parked(rng: Generator, atlas: Atlas, course: Course) -> list[Mesh]:
                 continue
             s = base / course.length * line.length + rng.uniform(-0.2, 0.2)
             slant = pose_at(0, rng.uniform(-0.1, 0.1), 0, turn + rng.normal(0, 0.02))
-            model = models[int(rng.integers(len(models)))]
+            # Each once before any comes again.
+            model = models[len(parked) % len(models)]
             parked.append(model.placed(line.poses(np.array([s]))[0] @ slant))
     return parked
 
