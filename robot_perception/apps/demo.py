@@ -127,6 +127,9 @@ def _run_live(recording: Path, out: Path, console: Console) -> dict[str, Any]:
     environment = dict(os.environ)
     environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     environment.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    profile = Path(__file__).resolve().parents[2] / "config" / "fastdds.xml"
+    if profile.is_file():
+        environment.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(profile))
     command = [sys.executable, "-m", "robot_perception.ros.live", str(recording), "--out", str(out)]
     with console.status("the same through live ROS 2 nodes, one process each"):
         done = subprocess.run(

@@ -150,12 +150,15 @@ def calibrate_elevations(xyz: F32, beams: int, ring: U16 | None = None) -> F64:
         found = _by_ring(elevation, ring[far])
         if len(found) == beams:
             return found
-    edges = np.arange(elevation.min() - _BIN_RAD, elevation.max() + 2 * _BIN_RAD, _BIN_RAD)
-    if len(edges) < beams:
+    span = elevation.max() - elevation.min()
+    if span < beams * _BIN_RAD:
         raise InputRejected(f"the points span too few elevations for {beams} beams")
+    # A margin on both sides, or the outermost beams are no peaks.
+    margin = span / beams + _BIN_RAD
+    edges = np.arange(elevation.min() - margin, elevation.max() + margin, _BIN_RAD)
     counts = np.histogram(elevation, edges)[0].astype(np.float64)
     centres = (edges[1:] + edges[:-1]) / 2
-    spacing = len(counts) / beams
+    spacing = span / _BIN_RAD / beams
     smooth = gaussian_filter1d(counts, max(1.0, spacing / 8))
     peaks, _ = find_peaks(smooth, distance=max(1, int(spacing * 0.4)))
     if len(peaks) > beams:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
@@ -26,6 +28,9 @@ def run(name: str, tasks: tuple[str, ...], args: list[str] | None = None) -> int
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        # A second signal must not break off what the first one began.
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, signal.SIG_IGN)
         node.stop()
         executor.remove_node(node)
         node.destroy_node()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import (
@@ -20,8 +21,7 @@ from torchvision.ops import nms
 
 from robot_perception.core.config import SegmentationConfig
 from robot_perception.core.errors import InputRejected
-from robot_perception.core.segmentation.masks import Regions, from_masks
-from robot_perception.core.types import U8
+from robot_perception.core.types import F32, U8
 from robot_perception.core.weights import load_into, load_state_dict, pick_device, resolve
 
 _STABILITY_OFFSET = 1.0
@@ -36,9 +36,12 @@ def load_sam(config: SegmentationConfig) -> Sam:
 
 
 @torch.no_grad()
-def everything(model: Sam, rgb: U8, config: SegmentationConfig) -> Regions:
-    """Masks of all prompts of a grid, as SamAutomaticMaskGenerator makes them without crops.
+def everything(
+    model: Sam, rgb: U8, config: SegmentationConfig
+) -> tuple[NDArray[np.bool_], F32, F32]:
+    """Masks (K, H, W) of all prompts of a grid, their predicted IoU and stability (K,).
 
+    As SamAutomaticMaskGenerator makes them without crops.
     Prompts go through the decoder `decoder_batch` at a time; masks that the predicted IoU rules out
     are never upsampled. Out of GPU memory the batch is halved down to one prompt; then the frame is
     rejected (InputRejected).
@@ -65,9 +68,7 @@ def everything(model: Sam, rgb: U8, config: SegmentationConfig) -> Regions:
             batch = max(1, batch // 2)
     masks, iou, stability, boxes = (torch.cat(column) for column in zip(*found, strict=True))
     kept = nms(boxes.float(), iou, config.box_nms_thresh)
-    return from_masks(
-        masks[kept].cpu().numpy(), iou[kept].cpu().numpy(), stability[kept].cpu().numpy()
-    )
+    return masks[kept].cpu().numpy(), iou[kept].cpu().numpy(), stability[kept].cpu().numpy()
 
 
 def _decode(

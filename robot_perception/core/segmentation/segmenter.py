@@ -7,7 +7,7 @@ import numpy as np
 from robot_perception.core.backbone import Backbone
 from robot_perception.core.config import SegmentationConfig
 from robot_perception.core.segmentation import embedded
-from robot_perception.core.segmentation.masks import Regions, largest, table
+from robot_perception.core.segmentation.masks import Regions, from_masks, largest, table
 from robot_perception.core.segmentation.tracking import Tracker
 from robot_perception.core.types import ImageFrame, Segmentation
 
@@ -58,5 +58,5 @@ class Segmenter:
         if self._config.backend == "sam":
             from robot_perception.core.segmentation.sam import everything
 
-            return everything(self._sam, frame.rgb, self._config)
+            return from_masks(*everything(self._sam, frame.rgb, self._config))
         return embedded.regions(frame.rgb, self._config.max_side, self._config.min_area)

@@ -1,0 +1,153 @@
+"""The embedded segmenter, SAM against its reference, and ids that stay."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    Sam,
+    TwoWayTransformer,
+)
+
+from robot_perception.core.config import SegmentationConfig
+from robot_perception.core.errors import InputRejected, WeightsRejected
+from robot_perception.core.metrics import mask_iou
+from robot_perception.core.segmentation.sam import everything, load_sam
+from robot_perception.core.segmentation.segmenter import Segmenter
+from robot_perception.core.segmentation.tracking import Tracker
+from robot_perception.core.types import U8, ImageFrame
+
+SHAPES = ((60, 40, 90, 80), (200, 50, 260, 140), (120, 150, 190, 210))
+
+
+def scene(shift: int = 0, seed: int = 0) -> U8:
+    """Three plain boxes on a plain ground, with a little noise."""
+    rgb = np.full((240, 320, 3), (90, 120, 90), np.uint8)
+    for i, (x0, y0, x1, y1) in enumerate(SHAPES):
+        rgb[y0:y1, x0 + shift : x1 + shift] = ((200, 40, 40), (40, 40, 200), (220, 220, 60))[i]
+    noise = np.random.default_rng(seed).normal(0, 2, rgb.shape)
+    return np.clip(rgb + noise, 0, 255).astype(np.uint8)
+
+
+def test_things_are_found_and_described_truly() -> None:
+    segmentation = Segmenter(SegmentationConfig()).step(ImageFrame(7, "camera", scene()))
+    assert segmentation.backend == "embedded:felzenszwalb"
+    assert segmentation.labels.shape == (240, 320) and segmentation.labels.dtype == np.uint16
+    for x0, y0, x1, y1 in SHAPES:
+        truth = np.zeros((1, 240, 320), bool)
+        truth[0, y0:y1, x0:x1] = True
+        masks = np.stack([segmentation.labels == s.id for s in segmentation.segments])
+        assert mask_iou(masks, truth).max() > 0.85
+    for segment in segmentation.segments:
+        mask = segmentation.labels == segment.id
+        assert mask.sum() == segment.area
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert segment.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        assert 0 <= segment.stability <= 1
+        assert np.allclose(segmentation.confidence[mask], segment.predicted_iou)
+
+
+def test_ids_stay_on_moving_things_and_come_back_after_a_gap() -> None:
+    segmenter = Segmenter(SegmentationConfig())
+    seen = []
+    for i, shift in enumerate((0, 3, 6, 9)):
+        result = segmenter.step(ImageFrame(i, "camera", scene(shift, i)))
+        seen.append(
+            [
+                int(result.labels[(y0 + y1) // 2, (x0 + x1) // 2 + shift])
+                for x0, y0, x1, y1 in SHAPES
+            ]
+        )
+    assert seen[0] == seen[1] == seen[2] == seen[3]
+    assert len(set(seen[0])) == 3
+
+
+def test_a_lost_id_is_remembered_and_none_is_given_twice() -> None:
+    tracker = Tracker(0.3, 5)
+    both = np.zeros((20, 20), np.int32)
+    both[2:8, 2:8], both[12:18, 12:18] = 1, 2
+    only = np.where(both == 1, 1, 0).astype(np.int32)
+    first = tracker.step(both, 2)
+    np.testing.assert_array_equal(tracker.step(only, 1), first[:1])
+    np.testing.assert_array_equal(tracker.step(both, 2), first)
+    elsewhere = np.zeros((20, 20), np.int32)
+    elsewhere[0:2, 10:20] = 1
+    assert tracker.step(elsewhere, 1)[0] not in first
+
+
+def test_ids_wrap_without_zero_or_clash() -> None:
+    tracker = Tracker(0.3, 1)
+    tracker._next = 65535
+    labels = np.zeros((9, 9), np.int32)
+    labels[0:3], labels[3:6], labels[6:9] = 1, 2, 3
+    assert tracker.step(labels, 3).tolist() == [65535, 1, 2]
+
+
+def test_tiny_images_and_unknown_weights_are_refused() -> None:
+    with pytest.raises(InputRejected):
+        Segmenter(SegmentationConfig()).step(ImageFrame(0, "c", np.zeros((8, 8, 3), np.uint8)))
+    with pytest.raises(WeightsRejected):
+        Segmenter(SegmentationConfig(backend="sam", checkpoint="/nowhere.pth"))
+
+
+def small_sam() -> Sam:
+    """SAM with a narrow, shallow encoder of random weights; decoder and prompts as published."""
+    torch.manual_seed(1)
+    encoder = ImageEncoderViT(
+        depth=1, embed_dim=32, img_size=256, mlp_ratio=2, num_heads=2, patch_size=16,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), qkv_bias=True, use_rel_pos=True,
+        global_attn_indexes=[0], window_size=4, out_chans=256,
+    )  # fmt: skip
+    prompts = PromptEncoder(256, (16, 16), (256, 256), 16)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=256, num_heads=8)
+    decoder = MaskDecoder(
+        num_multimask_outputs=3, transformer=transformer, transformer_dim=256,
+        iou_head_depth=3, iou_head_hidden_dim=256,
+    )  # fmt: skip
+    model = Sam(encoder, prompts, decoder, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+    # Random logits are too faint for any mask to be stable: make them stronger.
+    with torch.no_grad():
+        for head in decoder.output_hypernetworks_mlps:
+            head.layers[-1].weight *= 100
+    return model.eval()
+
+
+def test_everything_equals_the_reference(kitti: Path) -> None:
+    """Same masks as SamAutomaticMaskGenerator with the same weights, on a real image."""
+    file = sorted((kitti / "image_02" / "data").glob("*.png"))[0]
+    rgb = cv2.resize(cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB), (320, 200))
+    model = small_sam()
+    thresholds = {"pred_iou_thresh": -1.0, "stability_score_thresh": 0.5, "box_nms_thresh": 0.7}
+    reference = SamAutomaticMaskGenerator(
+        model, points_per_side=8, crop_n_layers=0, **thresholds
+    ).generate(rgb)
+    config = SegmentationConfig(points_per_side=8, decoder_batch=20, **thresholds)
+    found, _, _ = everything(model, rgb, config)
+    theirs = np.stack([r["segmentation"] for r in reference])
+    assert len(theirs) > 2
+    assert abs(len(found) - len(theirs)) <= 0.02 * len(theirs)
+    best = mask_iou(theirs, found).max(axis=1)
+    assert best.mean() >= 0.98
+
+
+@pytest.mark.slow
+def test_an_official_checkpoint_loads(tmp_path: Path) -> None:
+    """All names and shapes of the published ViT-B file, as PyTorch saves them."""
+    state = sam_model_registry["vit_b"]().state_dict()
+    torch.save(state, tmp_path / "sam_vit_b_01ec64.pth")
+    config = SegmentationConfig(
+        backend="sam", checkpoint=str(tmp_path / "sam_vit_b_01ec64.pth"), device="cpu"
+    )
+    loaded = load_sam(config).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    with pytest.raises(WeightsRejected, match="mismatch"):
+        load_sam(SegmentationConfig(backend="sam", model="vit_l", checkpoint=config.checkpoint))
