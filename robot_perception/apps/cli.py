@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"[red]error:[/red] {error}", highlight=False)
         return 2
     except typer.TyperException as error:
-        error.show()
+        console.print(f"[red]error:[/red] {error.format_message()}", highlight=False)
         return error.exit_code
 
 

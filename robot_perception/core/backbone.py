@@ -6,6 +6,7 @@ One forward serves segmentation and revisit: the last image's features are kept.
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,13 +34,13 @@ class Backbone:
         self._device = pick_device(device)
         state = load_state_dict(resolve(checkpoint))
         try:
-            model = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
+            model: Any = timm.create_model(
+                name, pretrained=False, num_classes=0, dynamic_img_size=True
+            )
         except (RuntimeError, TypeError) as error:
             raise WeightsRejected(f"{name} is no vision transformer that timm knows") from error
         # timm's own filter renames the official keys and resamples the position embedding.
-        module = timm.models.vision_transformer
-        if "mask_token" in state or "pos_embed" in state:
-            state = module.checkpoint_filter_fn(state, model)
+        state = timm.models.vision_transformer.checkpoint_filter_fn(state, model)
         state.pop("mask_token", None)
         load_into(model, state)
         self._model = model.to(self._device).eval()

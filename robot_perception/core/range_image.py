@@ -20,6 +20,7 @@ from scipy.signal import find_peaks
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.types import F32, F64, U16
 
+_HERE: F64 = np.eye(4)
 _BIN_RAD = np.deg2rad(0.02)
 _BEHIND_M, _BEHIND_SHARE = np.float32(1.0), np.float32(0.1)
 
@@ -63,7 +64,7 @@ class SensorModel:
 
 def project(xyz: F32, model: SensorModel) -> tuple[F32, NDArray[np.int32]]:
     """Range image (H, W) of points (N, 3), the nearest in each pixel, and its index or -1."""
-    image, ranges, pixels = _look(xyz, np.eye(4), model)
+    image, ranges, pixels = _look(xyz, _HERE, model)
     index = np.full(image.size, -1, np.int32)
     nearest = np.flatnonzero((pixels >= 0) & (ranges == image.ravel()[pixels]))
     # Of two points at the same range the first one stays.
@@ -77,7 +78,7 @@ def look_from(
     """Points (N, 3) from a sensor at `pose` (4, 4): range image (H, W), which points are behind
     another in their pixel by more than 1 m and 10 %, and which fall into the image at all.
     """
-    image, ranges, pixels = _look(xyz, np.linalg.inv(pose), model)
+    image, ranges, pixels = _look(xyz, np.asarray(np.linalg.inv(pose), np.float64), model)
     nearest = image.ravel()[pixels]
     behind = ranges - nearest > np.maximum(_BEHIND_M, _BEHIND_SHARE * nearest)
     return image, behind, pixels >= 0
@@ -88,13 +89,13 @@ def _look(xyz: F32, matrix: F64, model: SensorModel) -> tuple[F32, F32, NDArray[
     image = np.zeros((model.rows, model.columns), np.float32)
     ranges = np.empty(len(xyz), np.float32)
     pixels = np.empty(len(xyz), np.int32)
-    limits = (np.float32(model.min_range_m), np.float32(model.max_range_m))
+    limits = (model.min_range_m, model.max_range_m)
     boundaries = model.boundaries.astype(np.float32)
     _project(xyz, matrix.astype(np.float32), boundaries, limits, image, ranges, pixels)
     return image, ranges, pixels
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _project(
     xyz: F32,
     matrix: F32,

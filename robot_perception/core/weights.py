@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -41,6 +42,7 @@ def load_state_dict(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """
     if sha256 is not None and file_sha256(path) != sha256:
         raise WeightsRejected(f"{path.name} is not the file it should be: its sha256 differs")
+    state: Any
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

@@ -196,7 +196,7 @@ def _numbers(array: np.ndarray) -> str:
 def _markers(make: MessageFactory, result: Revisit) -> Any:
     """Keyframes as spheres and revisits as lines, in the odometry frame; empty without odometry."""
     positions = result.keyframe_positions
-    known = np.isfinite(positions).all(axis=1)
+    known = np.asarray(np.isfinite(positions).all(axis=1))
     head = header(make, result.stamp_ns, result.odom_frame_id)
 
     def point(xyz: np.ndarray) -> Any:

@@ -89,7 +89,7 @@ def _equal(a: Any, b: Any) -> bool:
             _equal(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__
         )
     if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+        return bool(a.dtype == b.dtype and a.tobytes() == b.tobytes())
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)

@@ -73,4 +73,5 @@ class ForecastScorer:
 
     def _in_range(self, xyz: F32) -> F32:
         ranges = np.linalg.norm(xyz, axis=1)
-        return xyz[(ranges >= self._limits[0]) & (ranges <= self._limits[1])]
+        kept: F32 = xyz[(ranges >= self._limits[0]) & (ranges <= self._limits[1])]
+        return kept

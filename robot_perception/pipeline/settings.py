@@ -39,7 +39,7 @@ def load_tasks(
     unknown_tasks = set(only) - set(TASKS)
     if unknown_tasks:
         raise ValueError(f"{sorted(unknown_tasks)} are no stages; there are {', '.join(TASKS)}")
-    configs = {
+    configs: dict[str, Any] = {
         task: _build(config, task, values)
         for task, config in (
             (SEGMENTATION, SegmentationConfig),

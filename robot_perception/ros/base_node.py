@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from rclpy.clock import Clock, ClockType, JumpThreshold
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, JumpThreshold
+from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
@@ -122,7 +124,7 @@ class PerceptionNode(LifecycleNode):
         self._run = parameters.read(self, RunConfig)
         if self._run.torch_threads:
             torch.set_num_threads(self._run.torch_threads)
-        configs = {
+        configs: dict[str, Any] = {
             task: parameters.read(self, _CONFIGS[task], self._prefix(task))
             for task in self._task_names
         }
@@ -139,7 +141,7 @@ class PerceptionNode(LifecycleNode):
                     qos_overriding_options=QoSOverridingOptions.with_default_policies(),
                 )
         self._processed = self.create_publisher(Header, "~/processed", 50)
-        self._diagnostics = self.create_publisher(diagnostics.DiagnosticArray, "/diagnostics", 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._timer = self.create_timer(
             self._run.diagnostics_period_s,
             self._report,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -64,6 +65,8 @@ def array(stamp: object, statuses: list[DiagnosticStatus]) -> DiagnosticArray:
     return message
 
 
-def _status(name: str, level: bytes, message: str, values: dict[str, object]) -> DiagnosticStatus:
+def _status(
+    name: str, level: bytes, message: str, values: Mapping[str, object]
+) -> DiagnosticStatus:
     pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
     return DiagnosticStatus(level=level, name=name, message=message, values=pairs)

@@ -30,7 +30,7 @@ def read(node: Node, config: type[T], prefix: str = "") -> T:
     for f in fields(config):  # type: ignore[arg-type]
         name = prefix + f.name
         if isinstance(f.default, tuple):
-            unset = Parameter(name, Parameter.Type.DOUBLE_ARRAY, [])
+            unset: Parameter[Any] = Parameter(name, Parameter.Type.DOUBLE_ARRAY, [])
             values[f.name] = tuple(node.get_parameter_or(name, unset).value)
         else:
             values[f.name] = node.get_parameter(name).value

@@ -29,8 +29,8 @@ def run(name: str, tasks: tuple[str, ...], args: list[str] | None = None) -> int
         pass
     finally:
         # A second signal must not break off what the first one began.
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         node.stop()
         executor.remove_node(node)
         node.destroy_node()

@@ -53,27 +53,27 @@ class ATPPNet(nn.Module):
         pyramid, features = [], stem
         for down in self.down:
             features = down(features)
-            pyramid.append(features.unflatten(0, (batch, steps)))
+            pyramid.append(features.reshape(batch, steps, *features.shape[1:]))
         # The branch sees all of the past at once; what it finds joins every future step.
         decoded = [
-            self._predict(scale, i)
-            + self.volume[i](scale.transpose(1, 2))[:, :, -1:].transpose(1, 2)
-            for i, scale in enumerate(pyramid)
+            self._predict(scale, i) + volume(scale.transpose(1, 2))[:, :, -1:].transpose(1, 2)
+            for i, (scale, volume) in enumerate(zip(pyramid, self.volume, strict=True))
         ]
         features = decoded[-1].flatten(0, 1)
-        latest = stem.unflatten(0, (batch, steps))[:, -1]
+        latest = stem.reshape(batch, steps, *stem.shape[1:])[:, -1]
         skips = [latest.repeat_interleave(self.future, 0)]
         skips += [scale.flatten(0, 1) for scale in decoded[:-1]]
         for up, skip in zip(self.up, reversed(skips), strict=True):
             features = up(features, skip)
         span = self.max_range_m - self.min_range_m
         ranges = self.min_range_m + span * torch.sigmoid(self.range_head(features))
-        shape = (batch, self.future)
-        return ranges[:, 0].unflatten(0, shape), self.mask_head(features)[:, 0].unflatten(0, shape)
+        shape = (batch, self.future, *ranges.shape[2:])
+        return ranges[:, 0].reshape(shape), self.mask_head(features)[:, 0].reshape(shape)
 
     def _predict(self, features: Tensor, scale: int) -> Tensor:
         """Future features (B, T, C, h, w) of one scale from the past ones (B, P, C, h, w)."""
         past, attend, ahead = self.past[scale], self.attend[scale], self.ahead[scale]
+        assert isinstance(past, ConvLSTM)
         state = past.initial(features[:, 0])
         hidden = []
         for step in range(features.shape[1]):
@@ -133,7 +133,7 @@ class Attention(nn.Module):
         gated = states * torch.sigmoid(self.channel(pooled))[:, :, None, None]
         maps = [f(x) for x in (gated, query) for f in (_mean_map, _max_map)]
         gated = gated * torch.sigmoid(self.spatial(torch.cat(maps, 1)))
-        return gated.unflatten(0, (batch, steps)).sum(1)
+        return gated.reshape(batch, steps, *gated.shape[1:]).sum(1)
 
 
 class _Up(nn.Module):

@@ -38,7 +38,7 @@ def of_warp(ranges_m: F32, horizon_s: float) -> F32:
     horizon = np.clip(horizon_s, _HORIZONS_S[0], _HORIZONS_S[-1])
     table = RegularGridInterpolator((_HORIZONS_S, _RANGES_M), _WARP)
     along = table(np.stack(np.broadcast_arrays(horizon, _RANGES_M), axis=1))
-    return np.interp(ranges_m, _RANGES_M, along).astype(np.float32)
+    return np.asarray(np.interp(ranges_m, _RANGES_M, along), np.float32)
 
 
 def measure(recordings: Sequence[Sequence[Scan]], model: SensorModel, stride: int = 3) -> F64:

@@ -59,11 +59,9 @@ class FeatureExtractor:
         if min(height, width) < _MIN_SIDE:
             raise InputRejected(f"an image of {width} x {height} pixels is too small to recognise")
         factor = min(1.0, _LONGER_SIDE / max(height, width))
-        small = rgb
-        if factor < 1:
-            size = (round(width * factor), round(height * factor))
-            small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-        pixels = torch.from_numpy(np.ascontiguousarray(small)).permute(2, 0, 1)[None].float() / 255
+        size = (round(width * factor), round(height * factor))
+        small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if factor < 1 else rgb
+        pixels = torch.from_numpy(small.astype(np.float32) / 255).permute(2, 0, 1)[None]
         try:
             found = self._xfeat.detectAndCompute(pixels.to(self._device), top_k=_KEYPOINTS)[0]
         except torch.cuda.OutOfMemoryError as error:

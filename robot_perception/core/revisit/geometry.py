@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -45,25 +46,24 @@ def verify(query: F32, reference: F32, camera: CameraInfo | None) -> Verificatio
     """
     if len(query) < _MIN_MATCHES:
         return Verification(np.zeros((0, 4), np.float32), None)
+    mask: Any
+    pose: F64 | None = None
     try:
         if camera is None:
             _, mask = cv2.findFundamentalMat(
                 query, reference, cv2.USAC_MAGSAC, _THRESHOLD_PX, _CONFIDENCE, _ITERATIONS
             )
-            pose = None
         else:
             mask, pose = _essential(query, reference, camera)
     except cv2.error:
-        mask, pose = None, None
+        mask = None
     if mask is None:
         return Verification(np.zeros((0, 4), np.float32), None)
     inliers = mask.ravel().astype(bool)
     return Verification(np.hstack([query, reference])[inliers].astype(np.float32), pose)
 
 
-def _essential(
-    query: F32, reference: F32, camera: CameraInfo
-) -> tuple[NDArray[np.uint8] | None, F64 | None]:
+def _essential(query: F32, reference: F32, camera: CameraInfo) -> tuple[Any, F64 | None]:
     q = cv2.undistortPoints(query[:, None].astype(np.float64), camera.k, camera.d)[:, 0]
     r = cv2.undistortPoints(reference[:, None].astype(np.float64), camera.k, camera.d)[:, 0]
     threshold = _THRESHOLD_PX / ((camera.k[0, 0] + camera.k[1, 1]) / 2)

@@ -34,11 +34,14 @@ class SegmentIndex:
         limit = int(np.searchsorted(self._owner, keyframes))
         if not limit or not len(descriptors):
             return np.zeros(keyframes, np.float32)
-        parameters = faiss.SearchParameters(sel=faiss.IDSelectorRange(0, limit))
+        # The stubs of faiss lack the constructor's arguments.
+        parameters = faiss.SearchParameters()
+        parameters.sel = selector = faiss.IDSelectorRange(0, limit)
         k = min(_NEAREST, limit)
         similarity, found = self._index.search(
             np.ascontiguousarray(descriptors), k, params=parameters
         )
+        del selector
         rows = np.repeat(np.arange(len(descriptors)), k)
         good = found.ravel() >= 0
         owners = self._owner[found.ravel()[good]]

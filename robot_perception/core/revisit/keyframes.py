@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,7 +55,10 @@ def thumbnail(rgb: U8) -> U8:
 
 def picture(jpeg: U8) -> U8:
     """The thumbnail as RGB (h, w, 3)."""
-    return np.asarray(cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    bgr = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise WeightsRejected("the thumbnail of a keyframe in the map is damaged")
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def vocabulary_hash(vocabulary: Vocabulary) -> str:
@@ -142,7 +146,7 @@ def load_map(path: Path, backend: str) -> tuple[Vocabulary, list[Keyframe], I32]
     return vocabulary, keyframes, edges
 
 
-def _keyframes(arrays: dict[str, NDArray[np.generic]]) -> list[Keyframe]:
+def _keyframes(arrays: dict[str, NDArray[Any]]) -> list[Keyframe]:
     count = len(arrays["id"])
     ragged = {}
     for name in _RAGGED:

@@ -107,18 +107,21 @@ def aggregate(dense: F32, masks: SegmentMasks, near: NDArray[np.bool_], centres:
     patches = dense.reshape(-1, dense.shape[2])
     residuals = _residuals(patches, centres)
     per_segment = masks.shares @ residuals
-    return _normalised(near.astype(np.float32) @ per_segment.toarray(), len(centres))
+    sums: F32 = near.astype(np.float32) @ per_segment.toarray()
+    return _normalised(sums, len(centres))
 
 
 def whole_image(dense: F32, centres: F32) -> F32:
     """The VLAD (K * D,) of all patches: the global descriptor."""
     residuals = _residuals(dense.reshape(-1, dense.shape[2]), centres)
-    return _normalised(np.asarray(residuals.sum(axis=0)).reshape(1, -1), len(centres))[0]
+    sums: F32 = np.asarray(residuals.sum(axis=0), np.float32).reshape(1, -1)
+    whole: F32 = _normalised(sums, len(centres))[0]
+    return whole
 
 
 def compress(vlad: F32, vocabulary: Vocabulary) -> F32:
     """Descriptors (S, P) of VLADs (S, K * D): PCA, then unit length."""
-    return _unit((vlad - vocabulary.mean) @ vocabulary.components.T)
+    return _unit(np.asarray((vlad - vocabulary.mean) @ vocabulary.components.T, np.float32))
 
 
 def fit_centres(patches: F32, size: int) -> F32:

@@ -40,7 +40,7 @@ def regions(rgb: U8, max_side: int, min_area: int) -> Regions:
     size = (max(_MIN_SIDE, round(width * factor)), max(_MIN_SIDE, round(height * factor)))
     small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if factor < 1 else rgb
     smooth = cv2.bilateralFilter(small, 7, 40, 5)
-    lab = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB).astype(np.float32) / 255
+    lab = np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB), np.float32) / np.float32(255)
     least = max(round(min_area * factor**2), round(_LEAST_SHARE * size[0] * size[1]))
     labels = felzenszwalb(lab, scale=_SCALE, sigma=_SMOOTHING, min_size=least, channel_axis=2)
     iou, stability = _border_scores(labels, lab)

@@ -58,7 +58,7 @@ def everything(
         try:
             found = [
                 _decode(model, embedding, part, pixels.shape[:2], (height, width), config)
-                for part in points.split(batch)
+                for part in torch.split(points, batch)
             ]
             break
         except torch.cuda.OutOfMemoryError as error:
