@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,16 +60,7 @@ def replay(
 
     chosen = load_tasks(config, settings or (), tasks.split(","))
     replayed, report = replay_with_report(recording, chosen, out, inputs, console)
-    summary = {
-        "mcap": str(out),
-        "report": str(report),
-        "accounting": {role: asdict(a) for role, a in replayed.accounting.items()},
-        "results": replayed.results,
-        "reasons": replayed.reasons,
-        "latency_ms": {name: asdict(p) for name, p in replayed.latency_ms.items()},
-        "backends": replayed.backends,
-        "damage": list(replayed.damage),
-    }
+    summary = {"mcap": str(out), "report": str(report), **replayed.summary()}
     if as_json:
         print(json.dumps(summary))
     else:

@@ -33,11 +33,13 @@ CLOUD = "sensor_msgs/msg/PointCloud2"
 
 @dataclass(frozen=True)
 class Topic:
-    """An output topic; a latched one is kept for those who come late."""
+    """An output topic. A latched one is kept for those who come late; one that is not `recorded`
+    is part of another one, and would only make recordings twice as large."""
 
     name: str
     type: str
     latched: bool = False
+    recorded: bool = True
 
 
 _SEGMENTATION = (Topic("labels", IMAGE), Topic("overlay", IMAGE), Topic("confidence", IMAGE))
@@ -61,7 +63,7 @@ def topics(tasks: Tasks) -> dict[str, tuple[Topic, ...]]:
 
 
 def _forecast_topics(config: ForecastConfig) -> tuple[Topic, ...]:
-    single = tuple(Topic(f"points_{i + 1}", CLOUD) for i in range(config.horizons))
+    single = tuple(Topic(f"points_{i + 1}", CLOUD, recorded=False) for i in range(config.horizons))
     return (Topic("points", CLOUD), *single, Topic("range_image", IMAGE))
 
 

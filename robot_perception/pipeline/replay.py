@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.types import Forecast, Frame, ImageFrame, Result, Scan
@@ -33,6 +34,18 @@ class Replayed:
     backends: dict[str, object]
     damage: tuple[str, ...]
     duration_s: float
+
+    def summary(self) -> dict[str, Any]:
+        """What is worth keeping of it, as JSON takes it."""
+        return {
+            "accounting": {role: asdict(a) for role, a in self.accounting.items()},
+            "reasons": self.reasons,
+            "results": self.results,
+            "latency_ms": {name: asdict(p) for name, p in self.latency_ms.items()},
+            "backends": self.backends,
+            "damage": list(self.damage),
+            "duration_s": self.duration_s,
+        }
 
 
 @dataclass
@@ -117,11 +130,12 @@ def _write(
     table = outputs.topics(pipeline.tasks)
     for result in results:
         task = outputs.task_of(result)
-        types = {topic.name: topic.type for topic in table[task]}
+        types = {topic.name: topic.type for topic in table[task] if topic.recorded}
         with pipeline.stopwatch.time(f"encode {task}"):
             built = {
                 name: build(rosbags_factory)
                 for name, build in outputs.messages(result, frame).items()
+                if name in types
             }
         for name, message in built.items():
             sink.write(f"/{task}/{name}", types[name], message, frame.stamp_ns)

@@ -32,7 +32,7 @@ class ForecastScorer:
     `stride`-th forecast is scored: the nearest-neighbour search costs more than the forecast.
     """
 
-    def __init__(self, min_range_m: float, max_range_m: float, stride: int = 5) -> None:
+    def __init__(self, min_range_m: float, max_range_m: float, stride: int = 10) -> None:
         self._limits = (min_range_m, max_range_m)
         self._stride = stride
         self._seen = 0

@@ -51,7 +51,7 @@ class Recorder:
         self.diagnostics: dict[str, dict[str, str]] = {}
         self.last_arrival = time.monotonic()
         for task, topics in outputs.topics(tasks).items():
-            for topic in topics:
+            for topic in (t for t in topics if t.recorded):
                 qos = QoSProfile(
                     depth=100,
                     reliability=ReliabilityPolicy.RELIABLE,

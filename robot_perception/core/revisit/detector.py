@@ -355,7 +355,7 @@ class RevisitDetector:
 def probability(inliers: int, matches: int) -> float:
     """That a candidate with so many geometric inliers of so many matches is the same place.
 
-    It is the share that tells: repetitive scenes give many matches and, by chance, up to 83 inliers.
+    It is the share that tells: repetitive scenes give up to 83 inliers by chance.
     """
     share = inliers / max(1, matches)
     return float(1 / (1 + np.exp(-_SLOPE * (share - _MIDDLE))))
