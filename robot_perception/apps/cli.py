@@ -70,6 +70,47 @@ def replay(
 
 
 @app.command()
+def segment(
+    source: Annotated[Path, typer.Argument(help="an image, or a recording")],
+    out: Annotated[Path, typer.Option(help="folder for overlays, label images and segments.json")],
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Segment every image: overlays, 16-bit label images and a table of segments."""
+    from robot_perception.apps.segment import segment as run
+    from robot_perception.pipeline.settings import load_tasks
+
+    summary = run(source, load_tasks(config, settings or (), ["segmentation"]), out, console)
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        console.print(f"{len(summary['images'])} images by {summary['backend']}: {out}")
+    if not summary["images"]:
+        raise ValueError(f"{source} gave no image that can be segmented")
+
+
+evaluations = typer.Typer(no_args_is_help=True, help="Scores against what then happened.")
+app.add_typer(evaluations, name="evaluate")
+
+
+@evaluations.command()
+def forecast(
+    recording: Recording,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    stride: Annotated[int, typer.Option(help="score every so many-th scan", min=1)] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the scores here")] = None,
+) -> None:
+    """Forecasts against the scans that came, beside repeating the last scan."""
+    from robot_perception.apps.evaluate import evaluate_forecast
+    from robot_perception.pipeline.settings import load_tasks
+
+    tasks = load_tasks(config, settings or (), ["forecast"])
+    raise typer.Exit(evaluate_forecast(recording, tasks, stride, json_file, console))
+
+
+@app.command()
 def info(recording: Recording, as_json: AsJson = False) -> None:
     """Topics, types, counts, rates and gaps of a recording."""
     from robot_perception.apps.info import print_info
