@@ -147,7 +147,7 @@ class RunConfig:
         low=0.0,
     )
     autostart: bool = param(True, "configure and activate at start, without a lifecycle manager")
-    torch_threads: int = param(0, "CPU threads of torch; 0: torch decides", low=0)
+    torch_threads: int = param(0, "CPU threads of torch; 0: half of the cores", low=0)
 
 
 def checked(config: T) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Collection
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from robot_perception.core.backbone import Backbone
 from robot_perception.core.config import (
@@ -91,10 +93,15 @@ class Pipeline:
     """The stages of `tasks` behind one `step`.
 
     Images, scans and the small messages may each be stepped from a thread of their own.
-    Raises WeightsRejected or ValueError when a stage cannot be set up.
+    `torch_threads` is set for the whole process; 0 is half of the cores. Raises WeightsRejected or
+    ValueError when a stage cannot be set up.
     """
 
-    def __init__(self, tasks: Tasks, clear_map_on_restart: bool = True) -> None:
+    def __init__(
+        self, tasks: Tasks, clear_map_on_restart: bool = True, torch_threads: int = 0
+    ) -> None:
+        # Threads that wait for a core that another process has make a forward ten times as slow.
+        torch.set_num_threads(torch_threads or max(1, (os.cpu_count() or 2) // 2))
         self.stopwatch = Stopwatch()
         self.odometry = OdometryBuffer()
         self.camera: CameraInfo | None = None

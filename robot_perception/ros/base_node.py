@@ -6,7 +6,6 @@ import threading
 from functools import partial
 from typing import Any
 
-import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, JumpThreshold
 from rclpy.clock_type import ClockType
@@ -122,15 +121,13 @@ class PerceptionNode(LifecycleNode):
 
     def _configure(self) -> None:
         self._run = parameters.read(self, RunConfig)
-        if self._run.torch_threads:
-            torch.set_num_threads(self._run.torch_threads)
         configs: dict[str, Any] = {
             task: parameters.read(self, _CONFIGS[task], self._prefix(task))
             for task in self._task_names
         }
         # A loop of simulated time replays the same drive; a real clock set back does not.
         sim_time = bool(self.get_parameter("use_sim_time").value)
-        self._pipeline = Pipeline(Tasks(**configs), clear_map_on_restart=sim_time)
+        self._pipeline = Pipeline(Tasks(**configs), sim_time, self._run.torch_threads)
         self._pipeline.warm_up()
         for task, topics in outputs.topics(self._pipeline.tasks).items():
             for topic in topics:

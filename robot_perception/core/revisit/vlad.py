@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 from scipy.sparse import csr_matrix
 from scipy.spatial import Delaunay, QhullError, cKDTree
 from sklearn.cluster import KMeans
@@ -134,8 +135,15 @@ def fit_centres(patches: F32, size: int) -> F32:
 def fit_components(vlads: F32, most: int) -> tuple[F32, F32]:
     """Mean (K * D,) and at most `most` principal components (P, K * D) of VLADs (N, K * D)."""
     mean = vlads.mean(axis=0)
-    _, _, right = np.linalg.svd(vlads - mean, full_matrices=False)
-    return np.asarray(mean, np.float32), np.asarray(right[:most], np.float32)
+    centred = (vlads - mean).astype(np.float64)
+    # By the smaller of the two Gram matrices: the node waits for this in the middle of a drive.
+    wide = centred.shape[0] < centred.shape[1]
+    values, vectors = eigh(centred @ centred.T if wide else centred.T @ centred)
+    kept = np.flatnonzero(values > 1e-9 * values[-1])[::-1][:most]
+    directions = vectors[:, kept].T
+    if wide:
+        directions = directions @ centred / np.sqrt(values[kept])[:, None]
+    return np.asarray(mean, np.float32), np.asarray(directions, np.float32)
 
 
 def _residuals(patches: F32, centres: F32) -> csr_matrix:
