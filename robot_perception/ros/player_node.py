@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -10,6 +11,9 @@ from rich.progress import Progress
 
 from robot_perception.pipeline.sources import RecordingError, open_recording
 from robot_perception.ros.player import Player
+
+# Played all the same when nobody has come by then.
+_START_S = 20.0
 
 
 def main() -> int:
@@ -23,9 +27,12 @@ def main() -> int:
     executor.add_node(node)
     try:
         player = Player(node, executor, open_recording(recording).roles)
-        # Subscribers that are just being discovered would miss the first frames.
+        # Nodes that start beside this one load for seconds: the first of them, then the others.
         sensors = {"image", "points"} & set(player.roles)
-        player.wait_for_consumers(dict.fromkeys(sensors, 1), timeout_s=delay)
+        player.wait_for_consumers(dict.fromkeys(sensors, 1), _START_S)
+        end = time.monotonic() + delay
+        while time.monotonic() < end:
+            executor.spin_once(timeout_sec=0.1)
         for loop in range(loops) if loops > 0 else iter(int, 1):
             source = open_recording(recording)
             with Progress(disable=not sys.stderr.isatty()) as progress:
