@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +13,7 @@ from robot_perception.core.backbone import Backbone
 from robot_perception.core.config import RevisitConfig
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.revisit import vlad
+from robot_perception.core.revisit.choice import KeyframeChooser
 from robot_perception.core.revisit.features import FeatureExtractor, Features
 from robot_perception.core.revisit.geometry import Verification, match, verify
 from robot_perception.core.revisit.index import SegmentIndex
@@ -35,9 +35,6 @@ from robot_perception.core.types import (
 )
 
 _COMPONENTS = 256
-_VIEW_SIZE = (32, 24)
-# Share of the view's variance that must have changed to make a keyframe without odometry.
-_VIEW_CHANGE = 0.05
 # Candidates of keyframes in a row agree when they are this many keyframes apart at most.
 _AGREE = 5
 _PATCHES_TO_FIT = 2000
@@ -108,11 +105,7 @@ class RevisitDetector:
     def restart(self) -> None:
         """Keep the map, but take what comes as a new session: all of the map can be revisited."""
         self._own_from = len(self._keyframes)
-        self._last_stamp: int | None = None
-        self._last_pose: F64 | None = None
-        self._last_view: F32 | None = None
-        self._path_pose: F64 | None = None
-        self._travelled = 0.0
+        self._chooser = KeyframeChooser(self._config)
         self._recent: list[int] = []
 
     def step(
@@ -126,8 +119,7 @@ class RevisitDetector:
         if labels is not None and labels.shape != frame.rgb.shape[:2]:
             raise InputRejected("labels and image differ in size")
         pose = None if odometry is None else odometry.pose
-        self._drive(pose)
-        if not self._is_keyframe(frame, pose):
+        if not self._chooser.step(frame, pose):
             return None
         if odometry is not None:
             self._odom_frame = odometry.frame_id
@@ -165,29 +157,6 @@ class RevisitDetector:
 
     # Keyframes.
 
-    def _drive(self, pose: F64 | None) -> None:
-        if pose is not None and self._path_pose is not None:
-            self._travelled += float(np.linalg.norm(pose[:3, 3] - self._path_pose[:3, 3]))
-        if pose is not None:
-            self._path_pose = pose
-
-    def _is_keyframe(self, frame: ImageFrame, pose: F64 | None) -> bool:
-        config = self._config
-        view = _small_view(frame)
-        if self._last_stamp is not None and self._last_view is not None:
-            if (frame.stamp_ns - self._last_stamp) * 1e-9 < config.keyframe_period_s:
-                return False
-            if pose is not None and self._last_pose is not None:
-                moved = np.linalg.inv(self._last_pose) @ pose
-                turn = np.arccos(np.clip((np.trace(moved[:3, :3]) - 1) / 2, -1, 1))
-                distance = np.linalg.norm(moved[:3, 3])
-                if distance < config.keyframe_distance_m and turn < config.keyframe_angle_rad:
-                    return False
-            elif 1 - float((view * self._last_view).mean()) < _VIEW_CHANGE:
-                return False
-        self._last_stamp, self._last_pose, self._last_view = frame.stamp_ns, pose, view
-        return True
-
     def _view(
         self, frame: ImageFrame, labels: NDArray[np.integer] | None, pose: F64 | None
     ) -> _View:
@@ -202,7 +171,7 @@ class RevisitDetector:
         on = labels[
             np.clip(pixels[:, 1], 0, height - 1), np.clip(pixels[:, 0], 0, width - 1)
         ].astype(np.int32)
-        travelled = float("nan") if pose is None else self._travelled
+        travelled = float("nan") if pose is None else self._chooser.travelled_m
         return _View(frame, features, masks, on, pose, travelled, (width, height))
 
     def _insert(self, view: _View, descriptors: F32 | None) -> None:
@@ -359,13 +328,6 @@ def probability(inliers: int, matches: int) -> float:
     """
     share = inliers / max(1, matches)
     return float(1 / (1 + np.exp(-_SLOPE * (share - _MIDDLE))))
-
-
-def _small_view(frame: ImageFrame) -> F32:
-    """A tiny grey image (24, 32) of zero mean and unit variance, to tell whether the view moved."""
-    grey = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, _VIEW_SIZE, interpolation=cv2.INTER_AREA).astype(np.float32)
-    return np.asarray((small - small.mean()) / max(1e-3, float(small.std())), np.float32)
 
 
 def _segment_pairs(view: _View, best: _Candidate) -> I32:
