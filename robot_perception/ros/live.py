@@ -38,6 +38,7 @@ from robot_perception.ros.player import Player
 _ROLES = {"segmentation": "image", "revisit": "image", "forecast": "points"}
 # No frame may be given up in a run that is compared with the offline pipeline.
 _LABELS_WAIT_S = 60.0
+_ODOM_WAIT_S = 10.0
 
 
 class Recorder:
@@ -93,7 +94,8 @@ def start_nodes(composed: bool, environment: dict[str, str]) -> list[subprocess.
         for argument in ("-p", f"qos_overrides./{role}.subscription.reliability:=reliable")
     ]
     wait = ["-p", f"labels_wait_s:={_LABELS_WAIT_S}", "-r", "labels:=/segmentation/labels"]
-    arguments = ["--ros-args", "-p", "use_sim_time:=true", "-p", "inbox_size:=10", *reliable]
+    reliable += ["-p", f"odom_wait_s:={_ODOM_WAIT_S}", "-p", "inbox_size:=10"]
+    arguments = ["--ros-args", "-p", "use_sim_time:=true", *reliable]
     return [
         subprocess.Popen(
             [sys.executable, "-m", f"robot_perception.ros.{name}_node", *arguments]
