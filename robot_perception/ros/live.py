@@ -107,10 +107,10 @@ def start_nodes(composed: bool, environment: dict[str, str]) -> list[subprocess.
 
 
 def stop_nodes(processes: list[subprocess.Popen[bytes]]) -> list[int]:
-    """SIGINT to all; SIGKILL to those that have not gone after 10 s; their exit codes."""
+    """SIGINT to all; SIGKILL to those that have not gone after 30 s; their exit codes."""
     for process in processes:
         process.send_signal(signal.SIGINT)
-    end = time.monotonic() + 10.0
+    end = time.monotonic() + 30.0
     for process in processes:
         try:
             process.wait(max(0.0, end - time.monotonic()))
