@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from robot_perception.core.errors import WeightsRejected
-from robot_perception.core.revisit.vlad import Vocabulary
+from robot_perception.core.revisit import storage
+from robot_perception.core.revisit.vlad import Vocabulary, checked_vocabulary, vocabulary_hash
 from robot_perception.core.types import F32, F64, I32, U8
 
-FORMAT = "robot_perception place map 1"
+FORMAT = "robot_perception place map 2"
 _THUMBNAIL_SIDE = 320
 
 
@@ -61,93 +57,83 @@ def picture(jpeg: U8) -> U8:
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def vocabulary_hash(vocabulary: Vocabulary) -> str:
-    """What two vocabularies have in common only if they are the same."""
-    digest = hashlib.sha256()
-    for array in (vocabulary.centres, vocabulary.mean, vocabulary.components):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
 def save_map(
     path: Path, backend: str, vocabulary: Vocabulary, keyframes: Sequence[Keyframe], edges: I32
 ) -> None:
-    """Write the map aside, flush it to the disk, and rename it: the old one stays until the end.
-
-    One safetensors file, so nothing in it can run when it is read.
-    """
-    arrays: dict[str, NDArray[np.generic]] = {
+    """Save the map, crash-safe, in one file. Raises OSError."""
+    segment_length = len(vocabulary.components)
+    empty: dict[str, NDArray[Any]] = {
+        "descriptors": np.zeros((0, segment_length), np.float16),
+        "keypoints": np.zeros((0, 2), np.float32),
+        "keypoint_descriptors": np.zeros((0, 0), np.float16),
+        "keypoint_labels": np.zeros(0, np.int32),
+        "thumbnail": np.zeros(0, np.uint8),
+    }
+    arrays: storage.Arrays = {
         "centres": vocabulary.centres,
         "mean": vocabulary.mean,
         "components": vocabulary.components,
         "edges": edges,
         "stamp_ns": np.array([k.stamp_ns for k in keyframes], np.int64),
-        "id": np.array([k.id for k in keyframes], np.int64),
         "size": np.array([k.size for k in keyframes], np.int32).reshape(-1, 2),
         "travelled_m": np.array([k.travelled_m for k in keyframes], np.float64),
         "pose": np.array(
             [np.full((4, 4), np.nan) if k.pose is None else k.pose for k in keyframes]
         ).reshape(-1, 4, 4),
-        "image_descriptor": np.array([k.image_descriptor for k in keyframes], np.float16),
+        "image_descriptor": np.array([k.image_descriptor for k in keyframes], np.float16).reshape(
+            len(keyframes), -1 if keyframes else vocabulary.centres.size
+        ),
     }
     for name in _RAGGED:
         parts = [getattr(k, name) for k in keyframes]
         arrays[f"{name}.count"] = np.array([len(p) for p in parts], np.int64)
-        arrays[name] = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+        arrays[name] = np.concatenate(parts) if parts else empty[name]
     metadata = {"format": FORMAT, "backend": backend, "vocabulary": vocabulary_hash(vocabulary)}
-    data = save(arrays, {"robot_perception": json.dumps(metadata)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
+    storage.write(path, arrays, metadata)
 
 
 _RAGGED = ("descriptors", "keypoints", "keypoint_descriptors", "keypoint_labels", "thumbnail")
 
 
-def load_map(path: Path, backend: str) -> tuple[Vocabulary, list[Keyframe], I32]:
+def load_map(
+    path: Path, backend: str, expected: Vocabulary | None = None
+) -> tuple[Vocabulary, list[Keyframe], I32]:
     """The vocabulary, keyframes and edges of a map; raises WeightsRejected for what is none, for
-    another version, and for one made with other features than `backend`."""
+    another version, and for one made with other features or another vocabulary than `expected`."""
+    arrays, metadata = storage.read(path, FORMAT, backend)
+    vocabulary = checked_vocabulary(arrays, path.name)
+    if vocabulary_hash(vocabulary) != metadata.get("vocabulary"):
+        raise WeightsRejected(f"{path.name} is damaged: its vocabulary is not the one it names")
+    if expected is not None and vocabulary_hash(expected) != vocabulary_hash(vocabulary):
+        raise WeightsRejected(f"{path.name} was made with another vocabulary")
     try:
-        with safe_open(path, "numpy") as file:
-            metadata = json.loads((file.metadata() or {}).get("robot_perception", "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise WeightsRejected(f"there is no map {path}") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsRejected(f"{path.name} cannot be read as a map: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise WeightsRejected(f"{path.name} is no map of this version ({FORMAT})")
-    if metadata.get("backend") != backend:
-        made = metadata.get("backend")
-        raise WeightsRejected(f"{path.name} was made with {made}, not with {backend}")
-    try:
-        vocabulary = Vocabulary(arrays["centres"], arrays["mean"], arrays["components"])
-        if vocabulary_hash(vocabulary) != metadata.get("vocabulary"):
-            raise WeightsRejected(f"{path.name} is damaged: its vocabulary is not the one it names")
-        keyframes = _keyframes(arrays)
+        keyframes = _keyframes(arrays, vocabulary)
         edges = arrays["edges"].astype(np.int32).reshape(-1, 2)
+        if ((edges < 0) | (edges >= len(keyframes))).any():
+            raise ValueError("an edge joins no keyframe")
     except (KeyError, IndexError, ValueError) as error:
-        if isinstance(error, WeightsRejected):
-            raise
         raise WeightsRejected(f"{path.name} is damaged: {error}") from error
     return vocabulary, keyframes, edges
 
 
-def _keyframes(arrays: dict[str, NDArray[Any]]) -> list[Keyframe]:
-    count = len(arrays["id"])
+def _keyframes(arrays: storage.Arrays, vocabulary: Vocabulary) -> list[Keyframe]:
+    count = len(arrays["stamp_ns"])
+    shapes = {
+        "size": (count, 2),
+        "travelled_m": (count,),
+        "pose": (count, 4, 4),
+        "image_descriptor": (count, vocabulary.centres.size),
+        "descriptors": (len(arrays["descriptors"]), len(vocabulary.components)),
+        "keypoints": (len(arrays["keypoints"]), 2),
+        "keypoint_descriptors": (len(arrays["keypoints"]), arrays["keypoint_descriptors"].shape[1]),
+        "keypoint_labels": (len(arrays["keypoints"]),),
+    }
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} is {arrays[name].shape}, not {shape}")
+    for name in ("image_descriptor", "descriptors", "keypoints", "keypoint_descriptors"):
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} holds values that are not finite")
     ragged = {}
     for name in _RAGGED:
         lengths = arrays[f"{name}.count"]
@@ -160,7 +146,7 @@ def _keyframes(arrays: dict[str, NDArray[Any]]) -> list[Keyframe]:
         width, height = (int(v) for v in arrays["size"][i])
         found.append(
             Keyframe(
-                int(arrays["id"][i]),
+                i,
                 int(arrays["stamp_ns"][i]),
                 ragged["descriptors"][i],
                 arrays["image_descriptor"][i],

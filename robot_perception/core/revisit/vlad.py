@@ -8,7 +8,9 @@ segments: two matrix products, no loop.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import Delaunay, QhullError, cKDTree
 from sklearn.cluster import KMeans
 
+from robot_perception.core.errors import WeightsRejected
+from robot_perception.core.revisit.storage import digest
 from robot_perception.core.types import F32, F64, I32
 
 _FEW = 4
@@ -40,6 +44,26 @@ class SegmentMasks:
     shares: csr_matrix
     labels: I32
     centroids: F64
+
+
+def vocabulary_hash(vocabulary: Vocabulary) -> str:
+    """What two vocabularies have in common only if they are the same."""
+    return digest(vars(vocabulary))
+
+
+def checked_vocabulary(arrays: Mapping[str, NDArray[Any]], name: str) -> Vocabulary:
+    """The vocabulary among `arrays` of the file `name`; raises WeightsRejected if it is none."""
+    try:
+        centres, mean, components = (arrays[k] for k in ("centres", "mean", "components"))
+    except KeyError as error:
+        raise WeightsRejected(f"{name} holds no vocabulary: {error} is missing") from error
+    fits = centres.ndim == components.ndim == 2 and mean.shape == (centres.size,)
+    fits = fits and components.shape[1] == centres.size and len(components) > 0
+    for array in (centres, mean, components):
+        fits = fits and array.dtype == np.float32 and bool(np.isfinite(array).all())
+    if not fits:
+        raise WeightsRejected(f"the vocabulary in {name} is damaged")
+    return Vocabulary(centres, mean, components)
 
 
 def segment_masks(labels: NDArray[np.integer], shape: tuple[int, int]) -> SegmentMasks:

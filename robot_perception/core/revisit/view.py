@@ -1,0 +1,70 @@
+"""One keyframe seen, and its descriptors by a vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_perception.core.errors import InputRejected
+from robot_perception.core.revisit import vlad
+from robot_perception.core.revisit.features import FeatureExtractor, Features
+from robot_perception.core.types import F32, F64, I32, ImageFrame
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A keyframe on its way into the map.
+
+    `keypoint_labels` (N,): the label each keypoint lies on. `pose` (4, 4) in the odometry frame.
+    `travelled_m`: NaN without odometry. `size`: width and height in pixels.
+    """
+
+    frame: ImageFrame
+    features: Features
+    masks: vlad.SegmentMasks
+    keypoint_labels: I32
+    pose: F64 | None = None
+    travelled_m: float = float("nan")
+    size: tuple[int, int] = (0, 0)
+
+
+def see(
+    extract: FeatureExtractor,
+    frame: ImageFrame,
+    labels: NDArray[np.integer] | None,
+    pose: F64 | None = None,
+    travelled_m: float = float("nan"),
+) -> View:
+    """Features and segments of `frame`; a grid of cells where `labels` (H, W) has no segment.
+
+    Raises InputRejected for a bad image and for labels of another shape.
+    """
+    height, width = frame.rgb.shape[:2]
+    if labels is not None and labels.shape != (height, width):
+        raise InputRejected("labels and image differ in size")
+    features = extract(frame.rgb)
+    if labels is None or not labels.any():
+        labels = vlad.grid_labels(height, width)
+    masks = vlad.segment_masks(labels, features.dense.shape[:2])
+    pixels = np.round(features.keypoints).astype(np.int64)
+    columns, rows = np.clip(pixels[:, 0], 0, width - 1), np.clip(pixels[:, 1], 0, height - 1)
+    on = labels[rows, columns].astype(np.int32)
+    return View(frame, features, masks, on, pose, travelled_m, (width, height))
+
+
+def super_segments(view: View, centres: F32, order: int) -> F32:
+    """VLAD (S, K * D) of each segment with its neighbours up to `order` steps away."""
+    near = vlad.adjacency(view.masks.centroids, order)
+    return vlad.aggregate(view.features.dense, view.masks, near, centres)
+
+
+def describe(view: View, vocabulary: vlad.Vocabulary, order: int) -> tuple[F32, F32]:
+    """Super-segment descriptors (S, P) and the global descriptor (K * D,), as a map keeps them."""
+    segments = vlad.compress(super_segments(view, vocabulary.centres, order), vocabulary)
+    whole = vlad.whole_image(view.features.dense, vocabulary.centres)
+    # Half precision, so that a map searched now and one loaded later are the same.
+    return segments.astype(np.float16).astype(np.float32), whole.astype(np.float16).astype(
+        np.float32
+    )
