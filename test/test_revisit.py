@@ -11,8 +11,8 @@ import pytest
 
 from robot_perception.core.config import RevisitConfig
 from robot_perception.core.errors import InputRejected, WeightsRejected
-from robot_perception.core.revisit import storage, vlad
-from robot_perception.core.revisit.decision import Calibration, calibrate, threshold_for_precision
+from robot_perception.core.revisit import published, storage, vlad
+from robot_perception.core.revisit.decision import Calibration, Evidence, calibrate, decisions
 from robot_perception.core.revisit.detector import RevisitDetector
 from robot_perception.core.revisit.evaluate import Place, evaluate_online, evaluate_walks
 from robot_perception.core.revisit.fit import fit_frames, load_vocabulary, save_vocabulary
@@ -53,27 +53,6 @@ def drive(detector: RevisitDetector, views: list[U8], start_s: float = 0.0) -> l
     return results
 
 
-def literal_vlad(dense: F32, labels: np.ndarray, order: int, centres: F32, near: np.ndarray) -> F32:
-    """The published steps one by one, on labels at the resolution of the patches."""
-    names = list(dict.fromkeys(int(v) for v in labels.ravel() if v))
-    result = []
-    for i in range(len(names)):
-        members = [names[j] for j in range(len(names)) if near[i, j]]
-        blocks = np.zeros_like(centres)
-        for row in range(labels.shape[0]):
-            for column in range(labels.shape[1]):
-                if labels[row, column] in members:
-                    patch = dense[row, column]
-                    k = int(np.linalg.norm(centres - patch, axis=1).argmin())
-                    blocks[k] += patch - centres[k]
-        for k in range(len(blocks)):
-            norm = np.linalg.norm(blocks[k])
-            blocks[k] = blocks[k] / norm if norm > 1e-12 else 0
-        flat = blocks.ravel()
-        result.append(flat / max(1e-12, float(np.linalg.norm(flat))))
-    return np.array(result, np.float32)
-
-
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 def test_aggregation_equals_the_published_steps(order: int) -> None:
     rng = np.random.default_rng(0)
@@ -83,7 +62,9 @@ def test_aggregation_equals_the_published_steps(order: int) -> None:
     masks = vlad.segment_masks(labels, (12, 16))
     near = vlad.adjacency(masks.centroids, order)
     fast = vlad.aggregate(dense, masks, near, centres)
-    np.testing.assert_allclose(fast, literal_vlad(dense, labels, order, centres, near), atol=1e-5)
+    literal = np.stack([labels == label for label in masks.labels])
+    slow = published.super_segment_vlads(dense, literal, near, centres)
+    np.testing.assert_allclose(fast, slow, atol=1e-5)
 
 
 def test_label_values_do_not_matter() -> None:
@@ -183,7 +164,7 @@ def test_broken_and_foreign_maps_are_refused(tmp_path: Path) -> None:
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         with pytest.raises(WeightsRejected, match="damaged"):
             detector.load(path)
-    arrays, metadata = storage.read(_written(path, data), "robot_perception place map 2", FEATURES)
+    arrays, metadata = storage.read(_written(path, data), "robot_perception place map 3", FEATURES)
     arrays["keypoints"] = arrays["keypoints"][:-1]
     storage.write(path, arrays, metadata)
     with pytest.raises(WeightsRejected, match="damaged"):
@@ -292,9 +273,9 @@ def test_a_fitted_vocabulary_is_used_from_the_first_keyframe(tmp_path: Path) -> 
     frames = [ImageFrame(i, "camera", place(i)) for i in range(20, 24)]
     vocabulary, backend = fit_frames(frames, QUICK)
     path = tmp_path / "vocabulary.safetensors"
-    save_vocabulary(path, backend, vocabulary, Calibration(-7.0, 20.0, 0.1))
+    save_vocabulary(path, backend, vocabulary, Calibration(-7.0, 20.0, 0.1, 0.8))
     again, calibration = load_vocabulary(path, backend)
-    assert calibration == Calibration(-7.0, 20.0, 0.1)
+    assert calibration == Calibration(-7.0, 20.0, 0.1, 0.8)
     assert vlad.vocabulary_hash(again) == vlad.vocabulary_hash(vocabulary)
     with pytest.raises(WeightsRejected, match="made with"):
         load_vocabulary(path, "dino:other")
@@ -338,28 +319,25 @@ def test_a_rejected_image_changes_nothing() -> None:
     assert result is not None and result.keyframe_id == 0
 
 
-def test_calibration_finds_the_share_at_which_places_are_the_same() -> None:
+def test_calibration_keeps_its_promise_of_precision() -> None:
     rng = np.random.default_rng(0)
-    matches = rng.integers(100, 400, 600)
-    share = rng.uniform(0, 1, 600)
-    inliers = (share * matches).astype(np.int64)
-    correct = rng.uniform(size=600) < 1 / (1 + np.exp(-20 * (share - 0.5)))
-    fitted = calibrate(inliers, matches, correct)
-    assert fitted.probability(60, 200) < 0.15 and fitted.probability(140, 200) > 0.85
-    probabilities = np.array(
-        [fitted.probability(int(i), int(m)) for i, m in zip(inliers, matches, strict=True)]
-    )
-    threshold = threshold_for_precision(probabilities, correct, 0.99)
-    accepted = probabilities >= threshold
-    assert correct[accepted].mean() >= 0.99 and accepted.sum() > 100
-    # Where the count misleads, as here with fewer inliers at the same places, the share decides.
-    fewer = (220 - 200 * share).astype(np.int64)
-    misled = calibrate(fewer, (fewer / np.maximum(share, 0.01)).astype(np.int64), correct)
-    assert misled.share > 0 and misled.inliers >= 0
-    with pytest.raises(ValueError, match="no more inliers"):
-        calibrate(inliers, matches, inliers < 50)
+    share, similarity = rng.uniform(0, 1, (2, 3000))
+    correct = rng.uniform(size=3000) < 1 / (1 + np.exp(10 - 20 * share))
+    evidence = Evidence(np.arange(3000) // 3, similarity, share, correct)
+    fitted = calibrate(evidence, 0.95)
+    assert fitted.probability(0.5, 0.3) < 0.1 and fitted.probability(0.5, 0.7) > 0.9
+    assert fitted.similarity < 0.1 * fitted.share
+    probabilities, right = decisions(evidence, fitted)
+    assert len(right) == 1000
+    accepted = probabilities >= fitted.threshold
+    assert 0.95 <= right[accepted].mean() < 0.97 and accepted.sum() > 500
+    # More evidence never speaks against a place, whatever chance says in the data.
+    misled = calibrate(Evidence(evidence.query, -similarity * correct, share, correct), 0.9)
+    assert misled.similarity == 0 and misled.share > 0
+    with pytest.raises(ValueError, match="no more evidence"):
+        calibrate(Evidence(evidence.query, -share, -share, correct), 0.9)
     with pytest.raises(ValueError, match="right and wrong"):
-        calibrate(inliers, matches, np.ones(600, bool))
+        calibrate(Evidence(evidence.query, share, share, np.ones(3000, bool)), 0.9)
 
 
 def test_evaluation_tells_right_from_wrong() -> None:
@@ -373,11 +351,20 @@ def test_evaluation_tells_right_from_wrong() -> None:
         Place(ImageFrame(int(8e9 * i), "camera", place(s, 3 * (i > 3))), pose(10.0 * s))
         for i, s in enumerate(seeds)
     ]
-    scores, evidence = evaluate_online(places, QUICK)
-    assert scores["ours"]["recall@1"] == scores["ours"]["auc_pr"] == 1.0
-    assert scores["ours"]["queries"] == 3 and scores["ours"]["queries_with_positive"] == 2
-    assert evidence.correct.tolist() == [False, True, True]
+    online = evaluate_online(places, QUICK, published=True)
+    assert {name.split("_")[0] for name in online.methods} == {
+        "ours", "segvlad", "cells", "global", "published", "sad", "bow",
+    }  # fmt: skip
+    for name, scores in online.methods.items():
+        # The published whitening needs more than the three images it has here.
+        assert scores["recall@1"] == 1.0 or name.startswith("published"), name
+        assert scores["queries"] == 3 and scores["queries_with_positive"] == 2
+        assert scores["bytes_per_keyframe"] > 0
+    assert online.methods["ours"]["auc_pr"] == 1.0
+    wanted = {"accepted": 2, "right": 2, "wrong_before_the_first_revisit": 0}
+    assert wanted.items() <= online.decisions.items()
     frames = [p.frame for p in places]
     wrong = [{1}, {2}]
-    walks, evidence = evaluate_walks(frames[4:], frames[:4], wrong, QUICK)
-    assert walks["ours"]["recall@1"] == 0.0 and not evidence.correct.any()
+    walks = evaluate_walks(frames[4:], frames[:4], wrong, QUICK)
+    assert walks.methods["ours"]["recall@1"] == 0.0
+    assert walks.decisions["right"] == 0 and walks.decisions["wrong"] == 2

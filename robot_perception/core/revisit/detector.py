@@ -15,29 +15,20 @@ from robot_perception.core.errors import InputRejected
 from robot_perception.core.revisit import vlad
 from robot_perception.core.revisit.choice import KeyframeChooser
 from robot_perception.core.revisit.decision import (
+    Acceptance,
     Calibration,
     Candidate,
-    best_of,
-    check,
+    candidates,
     segment_pairs,
 )
 from robot_perception.core.revisit.features import FeatureExtractor, check_image
 from robot_perception.core.revisit.fit import fit_views, load_vocabulary
 from robot_perception.core.revisit.geometry import relative_pose
 from robot_perception.core.revisit.index import PlaceIndex
-from robot_perception.core.revisit.keyframes import (
-    Keyframe,
-    load_map,
-    picture,
-    save_map,
-    thumbnail,
-)
+from robot_perception.core.revisit.keyframes import Keyframe, load_map, picture, save_map
 from robot_perception.core.revisit.view import View, describe, see
-from robot_perception.core.types import F32, F64, CameraInfo, ImageFrame, Odometry, Revisit
+from robot_perception.core.types import F64, CameraInfo, ImageFrame, Odometry, Revisit
 from robot_perception.core.weights import resolve
-
-# Candidates of keyframes in a row agree when they are this many keyframes apart at most.
-_AGREE = 5
 
 
 class RevisitDetector:
@@ -79,7 +70,7 @@ class RevisitDetector:
         self._index: PlaceIndex | None = None
         self._keyframes: list[Keyframe] = []
         self._edges: list[tuple[int, int]] = []
-        self._waiting: list[View] = []
+        self._waiting: list[tuple[View, int]] = []
         self._positions: list[F64] = []
         self._odom_frame = ""
         if self._given is not None:
@@ -89,8 +80,9 @@ class RevisitDetector:
     def restart(self) -> None:
         """Keep the map, but take what comes as a new session: all of the map can be revisited."""
         self._own_from = len(self._positions)
+        self._session = 1 + max((k.session for k in self._keyframes), default=-1)
         self._chooser = KeyframeChooser(self._config)
-        self._recent: list[int] = []
+        self._acceptance = Acceptance(self._config, self._calibration)
 
     def step(
         self,
@@ -121,19 +113,17 @@ class RevisitDetector:
         self._positions.append(np.full(3, np.nan) if pose is None else pose[:3, 3])
         best: Candidate | None = None
         if self._vocabulary is None:
-            self._waiting.append(view)
+            self._waiting.append((view, self._session))
             if len(self._waiting) >= self._config.fit_keyframes:
                 self._fit()
         else:
-            segments, image = describe(view, self._vocabulary, self._config.neighbour_order)
-            best = self._best_candidate(view, segments, image)
-            self._add(view, segments, image)
-        probability = self._calibration.probability(best.inliers, best.matches) if best else 0.0
-        accepted = best is not None and self._accept(best, probability)
-        if accepted and best is not None:
-            self._edges.append((keyframe_id, best.keyframe.id))
-        result = self._result(view, keyframe_id, best, probability)
-        return _with_match(result, view, best, camera) if accepted and best else result
+            keyframe = self._describe(view, self._session)
+            best = self._best_candidate(keyframe)
+            self._add(keyframe)
+            if self._acceptance.step(best) and best is not None:
+                self._edges.append((keyframe_id, best.keyframe.id))
+                return _with_match(self._result(view, keyframe_id, best), keyframe, best, camera)
+        return self._result(view, keyframe_id, best)
 
     def save(self, path: Path) -> None:
         """Save the map, crash-safe; raises ValueError before there is one, and OSError."""
@@ -165,26 +155,16 @@ class RevisitDetector:
 
     def _fit(self) -> None:
         """Fit vocabulary and PCA on the keyframes that wait, and put these into the map."""
-        vocabulary = fit_views(self._waiting, self._config)
-        self._use(vocabulary)
-        for view in self._waiting:
-            self._add(view, *describe(view, vocabulary, self._config.neighbour_order))
+        self._use(fit_views([view for view, _ in self._waiting], self._config))
+        for view, session in self._waiting:
+            self._add(self._describe(view, session))
         self._waiting = []
 
-    def _add(self, view: View, segments: F32, image: F32) -> None:
-        keyframe = Keyframe(
-            len(self._keyframes),
-            view.frame.stamp_ns,
-            segments.astype(np.float16),
-            image.astype(np.float16),
-            view.features.keypoints,
-            view.features.descriptors,
-            view.keypoint_labels,
-            view.pose,
-            view.travelled_m,
-            view.size,
-            thumbnail(view.frame.rgb),
-        )
+    def _describe(self, view: View, session: int) -> Keyframe:
+        assert self._vocabulary is not None
+        return describe(view, self._vocabulary, self._config, len(self._keyframes), session)
+
+    def _add(self, keyframe: Keyframe) -> None:
         self._index_keyframe(keyframe)
         self._keyframes.append(keyframe)
 
@@ -195,51 +175,34 @@ class RevisitDetector:
             keyframe.descriptors.astype(np.float32), keyframe.image_descriptor.astype(np.float32)
         )
 
-    def _eligible(self, view: View) -> int:
+    def _eligible(self, new: Keyframe) -> int:
         """How many of the first keyframes are old enough, and far enough back, to be revisited."""
         count = len(self._keyframes)
         while count > self._own_from:
             last = self._keyframes[count - 1]
-            age = (view.frame.stamp_ns - last.stamp_ns) * 1e-9
-            distance = view.travelled_m - last.travelled_m
+            age = (new.stamp_ns - last.stamp_ns) * 1e-9
+            distance = new.travelled_m - last.travelled_m
             near = not np.isnan(distance) and distance < self._config.exclude_recent_m
             if age >= self._config.exclude_recent_s and not near:
                 break
             count -= 1
         return count
 
-    def _best_candidate(self, view: View, segments: F32, image: F32) -> Candidate | None:
-        """The candidate with most inliers, of those that segments and whole image vote for."""
+    def _best_candidate(self, new: Keyframe) -> Candidate | None:
         assert self._index is not None
-        ids, _, _ = self._index.rank(segments, image, self._eligible(view))
-        return best_of(
-            [check(view, self._keyframes[int(i)]) for i in ids[: self._config.shortlist]]
+        eligible = self._eligible(new)
+        found = candidates(
+            new, self._index, self._keyframes, eligible, self._config, self._calibration
         )
+        return found[0] if found else None
 
-    def _accept(self, best: Candidate, probability: float) -> bool:
-        """Enough evidence, and the same place as the last keyframes found."""
-        good = (
-            best.inliers >= self._config.min_inliers and probability >= self._config.min_probability
-        )
-        self._recent = [*self._recent, best.keyframe.id] if good else []
-        needed = self._config.consecutive
-        self._recent = self._recent[-needed:]
-        spread = max(self._recent, default=0) - min(self._recent, default=0)
-        return good and len(self._recent) == needed and spread <= _AGREE * needed
-
-    def _result(
-        self,
-        view: View,
-        keyframe_id: int,
-        best: Candidate | None,
-        probability: float,
-    ) -> Revisit:
+    def _result(self, view: View, keyframe_id: int, best: Candidate | None) -> Revisit:
         return Revisit(
             view.frame.stamp_ns,
             view.frame.frame_id,
             keyframe_id,
             self.backend,
-            probability,
+            best.probability if best else 0.0,
             candidate_id=best.keyframe.id if best else None,
             inliers=best.inliers if best else 0,
             odom_frame_id=self._odom_frame,
@@ -248,17 +211,19 @@ class RevisitDetector:
         )
 
 
-def _with_match(result: Revisit, view: View, best: Candidate, camera: CameraInfo | None) -> Revisit:
+def _with_match(
+    result: Revisit, keyframe: Keyframe, best: Candidate, camera: CameraInfo | None
+) -> Revisit:
     pose = None
     # One camera is known: it is that of the keyframe too if the images have one size.
-    if camera is not None and best.keyframe.size == view.size:
-        pose = relative_pose(best.pairs, camera, view.size)
+    if camera is not None and best.keyframe.size == keyframe.size:
+        pose = relative_pose(best.pairs, camera, keyframe.size)
     return replace(
         result,
         match_id=best.keyframe.id,
         match_stamp_ns=best.keyframe.stamp_ns,
         keypoints=best.pairs,
-        segment_pairs=segment_pairs(view, best),
+        segment_pairs=segment_pairs(keyframe, best),
         relative_pose=pose,
         match_rgb=picture(best.keyframe.thumbnail),
         match_size=best.keyframe.size,

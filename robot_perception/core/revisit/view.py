@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_perception.core.config import RevisitConfig
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.revisit import vlad
 from robot_perception.core.revisit.features import FeatureExtractor, Features
+from robot_perception.core.revisit.keyframes import Keyframe, thumbnail
 from robot_perception.core.types import F32, F64, I32, ImageFrame
 
 
@@ -54,17 +56,38 @@ def see(
     return View(frame, features, masks, on, pose, travelled_m, (width, height))
 
 
-def super_segments(view: View, centres: F32, order: int) -> F32:
-    """VLAD (S, K * D) of each segment with its neighbours up to `order` steps away."""
+def super_segments(view: View, centres: F32, order: int, most_iou: float = 1.0) -> F32:
+    """VLAD (S, K * D) of each segment with its neighbours up to `order` steps away, without those
+    that overlap a larger one with an IoU above `most_iou`."""
     near = vlad.adjacency(view.masks.centroids, order)
+    if most_iou < 1:
+        near = near[vlad.distinct(near, view.masks, most_iou)]
     return vlad.aggregate(view.features.dense, view.masks, near, centres)
 
 
-def describe(view: View, vocabulary: vlad.Vocabulary, order: int) -> tuple[F32, F32]:
-    """Super-segment descriptors (S, P) and the global descriptor (K * D,), as a map keeps them."""
-    segments = vlad.compress(super_segments(view, vocabulary.centres, order), vocabulary)
-    whole = vlad.whole_image(view.features.dense, vocabulary.centres)
-    # Half precision, so that a map searched now and one loaded later are the same.
-    return segments.astype(np.float16).astype(np.float32), whole.astype(np.float16).astype(
-        np.float32
+def describe(
+    view: View,
+    vocabulary: vlad.Vocabulary,
+    config: RevisitConfig,
+    number: int = 0,
+    session: int = 0,
+) -> Keyframe:
+    """The keyframe of `view`: descriptors of super-segments and image, and what else a map keeps.
+
+    Descriptors are in half precision: a map searched now and one loaded later are the same.
+    """
+    vlads = super_segments(view, vocabulary.centres, config.neighbour_order, config.prune_iou)
+    return Keyframe(
+        number,
+        view.frame.stamp_ns,
+        vlad.compress(vlads, vocabulary).astype(np.float16),
+        vlad.whole_image(view.features.dense, vocabulary.centres).astype(np.float16),
+        view.features.keypoints,
+        view.features.descriptors,
+        view.keypoint_labels,
+        view.pose,
+        view.travelled_m,
+        view.size,
+        thumbnail(view.frame.rgb),
+        session,
     )

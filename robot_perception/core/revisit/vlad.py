@@ -127,6 +127,20 @@ def adjacency(centroids: F64, order: int) -> NDArray[np.bool_]:
     return reach > 0
 
 
+def distinct(near: NDArray[np.bool_], masks: SegmentMasks, most_iou: float) -> NDArray[np.intp]:
+    """Indices of the super-segments (rows of `near`) left when those go that overlap a larger one
+    that stays with an IoU above `most_iou`; in the order of `near`."""
+    areas = np.asarray(masks.shares.sum(axis=1), np.float32).ravel()
+    # Segments do not overlap: what two super-segments share is the segments that are in both.
+    shared = (near * areas) @ near.T.astype(np.float32)
+    sizes = shared.diagonal()
+    overlap = shared / np.maximum(sizes[:, None] + sizes[None] - shared, 1e-12)
+    stays = np.zeros(len(near), bool)
+    for i in np.argsort(-sizes, kind="stable"):
+        stays[i] = not (overlap[i, stays] > most_iou).any()
+    return np.flatnonzero(stays)
+
+
 def aggregate(dense: F32, masks: SegmentMasks, near: NDArray[np.bool_], centres: F32) -> F32:
     """VLAD (S, K * D) of each super-segment from patches (h, w, D); zero where nothing is."""
     patches = dense.reshape(-1, dense.shape[2])
