@@ -126,4 +126,4 @@ class OrbWords:
         _, found = self._orb.detectAndCompute(grey, None)
         if found is None:
             return np.zeros((0, 256), np.float32)
-        return np.unpackbits(found, axis=1).astype(np.float32)
+        return np.unpackbits(np.asarray(found, np.uint8), axis=1).astype(np.float32)

@@ -138,7 +138,7 @@ class RevisitDetector:
         Raises WeightsRejected, and keeps what there is, for a file that is damaged or was made with
         other features or another vocabulary than the config names.
         """
-        vocabulary, keyframes, edges = load_map(path, self.backend, self._given)
+        vocabulary, keyframes, edges, _ = load_map(path, self.backend, self._given)
         self.reset()
         self._use(vocabulary)
         for keyframe in keyframes:

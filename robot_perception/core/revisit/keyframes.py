@@ -104,10 +104,13 @@ _RAGGED = ("descriptors", "keypoints", "keypoint_descriptors", "keypoint_labels"
 
 
 def load_map(
-    path: Path, backend: str, expected: Vocabulary | None = None
-) -> tuple[Vocabulary, list[Keyframe], I32]:
-    """The vocabulary, keyframes and edges of a map; raises WeightsRejected for what is none, for
-    another version, and for one made with other features or another vocabulary than `expected`."""
+    path: Path, backend: str | None = None, expected: Vocabulary | None = None
+) -> tuple[Vocabulary, list[Keyframe], I32, str]:
+    """The vocabulary, keyframes and edges of a map, and the features it was made with.
+
+    Raises WeightsRejected for what is no map, for another version, and for one made with other
+    features than `backend` or another vocabulary than `expected`, where these are given.
+    """
     arrays, metadata = storage.read(path, FORMAT, backend)
     vocabulary = checked_vocabulary(arrays, path.name)
     if vocabulary_hash(vocabulary) != metadata.get("vocabulary"):
@@ -121,7 +124,7 @@ def load_map(
             raise ValueError("an edge joins no keyframe")
     except (KeyError, IndexError, ValueError) as error:
         raise WeightsRejected(f"{path.name} is damaged: {error}") from error
-    return vocabulary, keyframes, edges
+    return vocabulary, keyframes, edges, str(metadata.get("backend"))
 
 
 def _keyframes(arrays: storage.Arrays, vocabulary: Vocabulary) -> list[Keyframe]:
