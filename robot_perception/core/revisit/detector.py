@@ -47,7 +47,7 @@ class RevisitDetector:
     ) -> None:
         self._config = config
         self._segment = segment
-        self._extract = FeatureExtractor(config.device, backbone)
+        self._extract = FeatureExtractor(config, backbone)
         self._given: vlad.Vocabulary | None = None
         self._calibration = Calibration()
         if config.vocabulary:

@@ -161,7 +161,7 @@ def evaluate_walks(
     Unless the config names a vocabulary, it is fitted on all references, which takes about 2 MB of
     memory each.
     """
-    extract = FeatureExtractor(config.device, backbone)
+    extract = FeatureExtractor(config, backbone)
     stored = [see(extract, f, segment(f) if segment else None) for f in references]
     comparison = _Comparison(config, extract.name, stored, published)
     for view in stored:
@@ -193,7 +193,7 @@ def evaluate_online(
     A revisit is right within `radius_m` and `angle_rad` of the true pose. Unless the config names a
     vocabulary, it is fitted on the first `fit_keyframes`. Raises ValueError for fewer places.
     """
-    extract = FeatureExtractor(config.device, backbone)
+    extract = FeatureExtractor(config, backbone)
     comparison: _Comparison | None = None
     waiting: list[View] = []
     seconds: list[float] = []

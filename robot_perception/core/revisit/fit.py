@@ -42,7 +42,7 @@ def fit_frames(
     segment: Callable[[ImageFrame], NDArray[np.integer]] | None = None,
 ) -> tuple[vlad.Vocabulary, str]:
     """A vocabulary of all `frames` (about 1 MB of memory each) and the name of its features."""
-    extract = FeatureExtractor(config.device, backbone)
+    extract = FeatureExtractor(config, backbone)
     views = [see(extract, frame, segment(frame) if segment else None) for frame in frames]
     return fit_views(views, config), extract.name
 
