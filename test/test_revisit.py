@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from robot_perception.core.revisit.evaluate import Place, evaluate_online, evalu
 from robot_perception.core.revisit.fit import fit_frames, load_vocabulary, save_vocabulary
 from robot_perception.core.revisit.geometry import relative_pose, verify
 from robot_perception.core.revisit.index import PlaceIndex
+from robot_perception.core.revisit.merge import merge_maps
 from robot_perception.core.types import F32, U8, CameraInfo, ImageFrame, Odometry, Revisit
 
 FEATURES = "embedded:xfeat"
@@ -150,6 +154,67 @@ def test_a_map_outlives_the_run(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["place.map"]
 
 
+def test_two_maps_become_one(tmp_path: Path) -> None:
+    frames = [ImageFrame(i, "camera", place(i)) for i in range(20, 24)]
+    vocabulary, backend = fit_frames(frames, QUICK)
+    save_vocabulary(tmp_path / "vocabulary", backend, vocabulary)
+    config = replace(QUICK, vocabulary=str(tmp_path / "vocabulary"))
+    detector = RevisitDetector(config)
+    for name, seeds in (("a", (0, 1, 2)), ("b", (5, 1, 6, 5))):
+        drive(detector, [place(s, 4 * (name == "b")) for s in seeds])
+        detector.save(tmp_path / name)
+        detector.reset()
+    merged = merge_maps(tmp_path / "a", tmp_path / "b", tmp_path / "ab")
+    assert (merged.first, merged.second, merged.joined) == (3, 4, 1)
+    detector.load(tmp_path / "ab")
+    assert [k.id for k in detector.keyframes] == list(range(7))
+    assert [k.session for k in detector.keyframes] == [0, 0, 0, 1, 1, 1, 1]
+    # The revisit that was in the second map, and the place that is in both.
+    results = drive(detector, [place(6, 8), place(2, 8)])
+    assert results[0].edges.tolist() == [[6, 3], [4, 1], [7, 5]]
+    assert [r.match_id for r in results] == [5, 2]
+    other = RevisitDetector(QUICK)
+    drive(other, [place(s) for s in range(3)])
+    other.save(tmp_path / "c")
+    with pytest.raises(WeightsRejected, match="other vocabularies"):
+        merge_maps(tmp_path / "a", tmp_path / "c", tmp_path / "ac")
+    assert not (tmp_path / "ac").exists()
+
+
+_SAVES = """
+import sys, pathlib
+import numpy as np
+from robot_perception.core.revisit import storage
+path, number = pathlib.Path(sys.argv[1]), 0
+while True:
+    number += 1
+    arrays = {"values": np.full(500_000, number, np.int64)}
+    storage.write(path, arrays, {"format": "f", "backend": "b"})
+    print(number, flush=True)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
+    """A process that saves all the time is killed forty times; what is there is what it wrote."""
+    path, rng = tmp_path / "map", np.random.default_rng(0)
+    parts = 0
+    for _ in range(40):
+        command = [sys.executable, "-c", _SAVES, str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "1\n"
+            time.sleep(rng.uniform(0, 0.03))
+            process.kill()
+            said = process.stdout.read().split()
+        arrays, _ = storage.read(path, "f", "b")
+        # The last that it said it had saved, or the one after, which it had no time to tell.
+        last = int(said[-1]) if said else 1
+        assert arrays["values"][0] in (last, last + 1) and np.ptp(arrays["values"]) == 0
+        parts += (tmp_path / "map.part").exists()
+    # Some of the kills fell into a save.
+    assert parts > 0
+
+
 def test_broken_and_foreign_maps_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "place.map"
     detector = RevisitDetector(QUICK)
@@ -250,7 +315,8 @@ def test_index_ranks_as_all_pairs_would() -> None:
 
     def unit(*shape: int) -> F32:
         x = rng.normal(size=shape).astype(np.float32)
-        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+        x /= np.linalg.norm(x, axis=-1, keepdims=True)
+        return x.astype(np.float16).astype(np.float32)  # the precision that is stored
 
     stored = [unit(n, 16) for n in (3, 0, 7, 5, 2, 6)]
     images = unit(6, 8)
@@ -267,6 +333,48 @@ def test_index_ranks_as_all_pairs_would() -> None:
     np.testing.assert_allclose(scores, np.sort(want)[::-1], atol=1e-5)
     assert by_image.tolist() == np.argsort(-(images[:5] @ image)).tolist()
     assert len(index.rank(query, image, 0)[0]) == 0
+
+
+def test_the_trained_index_finds_what_the_exact_one_finds() -> None:
+    rng = np.random.default_rng(2)
+
+    def unit(*shape: int) -> F32:
+        x = rng.normal(size=shape).astype(np.float32)
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    places = [(unit(8, 64), unit(32)) for _ in range(400)]
+    exact, trained = PlaceIndex(64, 32), PlaceIndex(64, 32, train_at=2000)
+    for place_of in places:
+        exact.add(*place_of)
+        trained.add(*place_of)
+    assert trained.trained and not exact.trained and len(trained) == 400
+    assert trained.nbytes < exact.nbytes / 2
+    for number in range(0, 300, 20):
+        # Eight descriptors and the image's, turned by some 45 degrees.
+        query = [x + 1.0 * unit(*x.shape) for x in places[number]]
+        query = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in query]
+        (wanted, _, _), (found, scores, _) = (i.rank(*query, 300) for i in (exact, trained))
+        assert found[0] == wanted[0] == number
+        assert (found < 300).all() and (np.diff(scores) <= 0).all()
+
+
+def test_near_duplicates_of_super_segments_are_left_out() -> None:
+    labels = np.kron(np.arange(1, 13).reshape(3, 4), np.ones((4, 4), int))
+    masks = vlad.segment_masks(labels, (12, 16))
+    alone = vlad.adjacency(masks.centroids, 0)
+    assert vlad.distinct(alone, masks, 0.0).tolist() == list(range(12))
+    near = vlad.adjacency(masks.centroids, 2)
+    areas = [set(np.flatnonzero(np.isin(labels, np.flatnonzero(row) + 1))) for row in near]
+    kept = vlad.distinct(near, masks, 0.6).tolist()
+    assert 0 < len(kept) < 12
+
+    def iou(i: int, j: int) -> float:
+        return len(areas[i] & areas[j]) / len(areas[i] | areas[j])
+
+    assert all(iou(i, j) <= 0.6 for i in kept for j in kept if i != j)
+    for gone in set(range(12)) - set(kept):
+        assert any(iou(gone, j) > 0.6 and len(areas[j]) >= len(areas[gone]) for j in kept)
+    assert len(vlad.distinct(near, masks, 1.0)) == 12
 
 
 def test_a_fitted_vocabulary_is_used_from_the_first_keyframe(tmp_path: Path) -> None:
