@@ -25,8 +25,14 @@ from robot_perception.core.revisit.features import FeatureExtractor, check_image
 from robot_perception.core.revisit.fit import fit_views, load_vocabulary
 from robot_perception.core.revisit.geometry import relative_pose
 from robot_perception.core.revisit.index import PlaceIndex
-from robot_perception.core.revisit.keyframes import Keyframe, load_map, picture, save_map
-from robot_perception.core.revisit.view import View, describe, see
+from robot_perception.core.revisit.keyframes import (
+    Keyframe,
+    label_image,
+    load_map,
+    picture,
+    save_map,
+)
+from robot_perception.core.revisit.view import View, describe, see, thinned
 from robot_perception.core.types import F64, CameraInfo, ImageFrame, Odometry, Revisit
 from robot_perception.core.weights import resolve
 
@@ -119,7 +125,7 @@ class RevisitDetector:
         else:
             keyframe = self._describe(view, self._session)
             best = self._best_candidate(keyframe)
-            self._add(keyframe)
+            self._add(thinned(keyframe, view, self._config))
             if self._acceptance.step(best) and best is not None:
                 self._edges.append((keyframe_id, best.keyframe.id))
                 return _with_match(self._result(view, keyframe_id, best), keyframe, best, camera)
@@ -157,7 +163,7 @@ class RevisitDetector:
         """Fit vocabulary and PCA on the keyframes that wait, and put these into the map."""
         self._use(fit_views([view for view, _ in self._waiting], self._config))
         for view, session in self._waiting:
-            self._add(self._describe(view, session))
+            self._add(thinned(self._describe(view, session), view, self._config))
         self._waiting = []
 
     def _describe(self, view: View, session: int) -> Keyframe:
@@ -227,4 +233,6 @@ def _with_match(
         relative_pose=pose,
         match_rgb=picture(best.keyframe.thumbnail),
         match_size=best.keyframe.size,
+        labels=label_image(keyframe.label_png),
+        match_labels=label_image(best.keyframe.label_png),
     )

@@ -30,7 +30,7 @@ def fit_views(views: Sequence[View], config: RevisitConfig) -> vlad.Vocabulary:
     # Evenly spread ones, the same at every run.
     chosen = [p[:: max(1, len(p) // _PATCHES_TO_FIT)] for p in patches]
     centres = vlad.fit_centres(np.concatenate(chosen), config.vocabulary_size)
-    segments = [super_segments(v, centres, config.neighbour_order, config.prune_iou) for v in views]
+    segments = [super_segments(v, centres, config.neighbour_order) for v in views]
     mean, components = vlad.fit_components(np.concatenate(segments), COMPONENTS)
     return vlad.Vocabulary(centres, mean, components)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +11,22 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from robot_perception.core.errors import WeightsRejected
 from robot_perception.core.revisit import storage
 from robot_perception.core.revisit.vlad import Vocabulary, checked_vocabulary, vocabulary_hash
-from robot_perception.core.types import F32, F64, I32, U8
+from robot_perception.core.types import F32, F64, I32, U8, U16
 
-FORMAT = "robot_perception place map 3"
+FORMAT = "robot_perception place map 4"
 _THUMBNAIL_SIDE = 320
 
 
 @dataclass(frozen=True, eq=False)
 class Keyframe:
     """A place: super-segment `descriptors` (S, P), the `image_descriptor` (K * D,), keypoints with
-    the labels they lie on, the pose in the odometry frame if known, and a JPEG thumbnail.
+    the labels they lie on, the pose in the odometry frame if known, a JPEG `thumbnail`, and a PNG
+    of the label image at its size.
 
     `travelled_m` is the distance driven up to here, NaN without odometry. Poses and stamps of one
     `session` belong together; those of another may have another origin."""
@@ -39,24 +42,52 @@ class Keyframe:
     travelled_m: float
     size: tuple[int, int]
     thumbnail: U8
+    label_png: U8
     session: int = 0
 
 
 def thumbnail(rgb: U8) -> U8:
     """A JPEG (N,) of the image with a longer side of 320 pixels."""
-    factor = min(1.0, _THUMBNAIL_SIDE / max(rgb.shape[:2]))
-    size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
-    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(rgb, _thumbnail_size(rgb.shape), interpolation=cv2.INTER_AREA)
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
     return np.asarray(jpeg, np.uint8).ravel()
 
 
-def picture(jpeg: U8) -> U8:
-    """The thumbnail as RGB (h, w, 3)."""
-    bgr = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise WeightsRejected("the thumbnail of a keyframe in the map is damaged")
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+def label_png(labels: NDArray[np.integer]) -> U8:
+    """A PNG (N,) of the label image (H, W), of 16 bits, at the size of a thumbnail."""
+    size = _thumbnail_size(labels.shape)
+    small = cv2.resize(labels.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
+    _, png = cv2.imencode(".png", small)
+    return np.asarray(png, np.uint8).ravel()
+
+
+def _thumbnail_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    factor = min(1.0, _THUMBNAIL_SIDE / max(shape[:2]))
+    return max(1, round(shape[1] * factor)), max(1, round(shape[0] * factor))
+
+
+def picture(jpeg: U8) -> U8 | None:
+    """The thumbnail as RGB (h, w, 3); None if it is damaged."""
+    image = _opened(jpeg)
+    return None if image is None else np.array(image.convert("RGB"))
+
+
+def label_image(png: U8) -> U16 | None:
+    """The label image (h, w); None if it is damaged."""
+    image = _opened(png)
+    return None if image is None or image.mode not in ("I;16", "L") else np.array(image, np.uint16)
+
+
+def _opened(data: U8) -> Image.Image | None:
+    try:
+        image = Image.open(io.BytesIO(data.tobytes()), formats=("JPEG", "PNG"))
+        # The size comes from the header: nothing larger than a thumbnail is ever decoded.
+        if max(image.size) > _THUMBNAIL_SIDE:
+            return None
+        image.load()
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return image
 
 
 def save_map(
@@ -70,6 +101,7 @@ def save_map(
         "keypoint_descriptors": np.zeros((0, 0), np.float16),
         "keypoint_labels": np.zeros(0, np.int32),
         "thumbnail": np.zeros(0, np.uint8),
+        "label_png": np.zeros(0, np.uint8),
     }
     arrays: storage.Arrays = {
         "centres": vocabulary.centres,
@@ -100,7 +132,14 @@ def save_map(
     storage.write(path, arrays, metadata)
 
 
-_RAGGED = ("descriptors", "keypoints", "keypoint_descriptors", "keypoint_labels", "thumbnail")
+_RAGGED = (
+    "descriptors",
+    "keypoints",
+    "keypoint_descriptors",
+    "keypoint_labels",
+    "thumbnail",
+    "label_png",
+)
 
 
 def load_map(
@@ -169,6 +208,7 @@ def _keyframes(arrays: storage.Arrays, vocabulary: Vocabulary) -> list[Keyframe]
                 float(arrays["travelled_m"][i]),
                 (width, height),
                 ragged["thumbnail"][i],
+                ragged["label_png"][i],
                 int(arrays["session"][i]),
             )
         )

@@ -14,7 +14,7 @@ from robot_perception.core.revisit.baselines import Baseline
 from robot_perception.core.revisit.decision import Acceptance, Calibration, Candidate, candidates
 from robot_perception.core.revisit.index import PlaceIndex
 from robot_perception.core.revisit.keyframes import Keyframe
-from robot_perception.core.revisit.view import View, describe
+from robot_perception.core.revisit.view import View, describe, thinned
 from robot_perception.core.types import F32, F64
 
 
@@ -67,16 +67,17 @@ class Retrieval:
         self._index = PlaceIndex(len(vocabulary.components), vocabulary.centres.size)
         self._bytes: list[int] = []
         self._answers: list[Answer] = []
-        self._last: tuple[View, Keyframe] | None = None
+        self._last: tuple[View, tuple[View, Keyframe]] | None = None
 
     def add(self, view: View) -> None:
-        keyframe = self._keyframe(view)
+        seen, keyframe = self._described(view)
+        keyframe = thinned(keyframe, seen, self._config)
         self._index.add(*_descriptors(keyframe))
         used = keyframe.image_descriptor.nbytes
         self._bytes.append(used if self._whole else used + keyframe.descriptors.nbytes)
 
     def query(self, view: View, eligible: int) -> None:
-        segments, image = _descriptors(self._keyframe(view))
+        segments, image = _descriptors(self._described(view)[1])
         ids, scores, _ = self._index.rank(
             segments[:0] if self._whole else segments, image, eligible
         )
@@ -89,14 +90,14 @@ class Retrieval:
     def bytes_per_keyframe(self) -> float:
         return float(np.mean(self._bytes))
 
-    def _keyframe(self, view: View) -> Keyframe:
+    def _described(self, view: View) -> tuple[View, Keyframe]:
         if self._last is None or self._last[0] is not view:
             seen = view
             if self._cells:
                 cells = vlad.grid_labels(view.size[1], view.size[0])
                 masks = vlad.segment_masks(cells, view.features.dense.shape[:2])
                 seen = replace(view, masks=masks)
-            self._last = view, describe(seen, self._vocabulary, self._config)
+            self._last = view, (seen, describe(seen, self._vocabulary, self._config))
         return self._last[1]
 
 
@@ -120,7 +121,7 @@ class Detection:
         self.accepted: list[bool] = []
 
     def add(self, view: View) -> None:
-        keyframe = self._keyframe(view)
+        keyframe = thinned(self._keyframe(view), view, self._config)
         self._index.add(*_descriptors(keyframe))
         self._keyframes.append(keyframe)
 
@@ -242,6 +243,7 @@ def stored_bytes(keyframe: Keyframe) -> int:
         keyframe.keypoint_descriptors,
         keyframe.keypoint_labels,
         keyframe.thumbnail,
+        keyframe.label_png,
     )
     return sum(array.nbytes for array in arrays)
 

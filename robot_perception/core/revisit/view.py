@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from robot_perception.core.config import RevisitConfig
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.revisit import vlad
 from robot_perception.core.revisit.features import FeatureExtractor, Features
-from robot_perception.core.revisit.keyframes import Keyframe, thumbnail
+from robot_perception.core.revisit.keyframes import Keyframe, label_png, thumbnail
 from robot_perception.core.types import F32, F64, I32, ImageFrame
 
 
@@ -19,13 +19,15 @@ from robot_perception.core.types import F32, F64, I32, ImageFrame
 class View:
     """A keyframe on its way into the map.
 
-    `keypoint_labels` (N,): the label each keypoint lies on. `pose` (4, 4) in the odometry frame.
-    `travelled_m`: NaN without odometry. `size`: width and height in pixels.
+    `labels` (H, W) are its segments, `keypoint_labels` (N,) the label each keypoint lies on.
+    `pose` (4, 4) in the odometry frame. `travelled_m`: NaN without odometry. `size`: width and
+    height in pixels.
     """
 
     frame: ImageFrame
     features: Features
     masks: vlad.SegmentMasks
+    labels: NDArray[np.integer]
     keypoint_labels: I32
     pose: F64 | None = None
     travelled_m: float = float("nan")
@@ -53,16 +55,24 @@ def see(
     pixels = np.round(features.keypoints).astype(np.int64)
     columns, rows = np.clip(pixels[:, 0], 0, width - 1), np.clip(pixels[:, 1], 0, height - 1)
     on = labels[rows, columns].astype(np.int32)
-    return View(frame, features, masks, on, pose, travelled_m, (width, height))
+    return View(frame, features, masks, labels, on, pose, travelled_m, (width, height))
 
 
-def super_segments(view: View, centres: F32, order: int, most_iou: float = 1.0) -> F32:
-    """VLAD (S, K * D) of each segment with its neighbours up to `order` steps away, without those
-    that overlap a larger one with an IoU above `most_iou`."""
+def super_segments(view: View, centres: F32, order: int) -> F32:
+    """VLAD (S, K * D) of each segment with its neighbours up to `order` steps away."""
     near = vlad.adjacency(view.masks.centroids, order)
-    if most_iou < 1:
-        near = near[vlad.distinct(near, view.masks, most_iou)]
     return vlad.aggregate(view.features.dense, view.masks, near, centres)
+
+
+def thinned(keyframe: Keyframe, view: View, config: RevisitConfig) -> Keyframe:
+    """`keyframe` as the map keeps it: without super-segments that repeat a larger one.
+
+    A query keeps all of its own: that costs no memory, and recognises more."""
+    if config.prune_iou >= 1:
+        return keyframe
+    near = vlad.adjacency(view.masks.centroids, config.neighbour_order)
+    kept = vlad.distinct(near, view.masks, config.prune_iou)
+    return replace(keyframe, descriptors=keyframe.descriptors[kept])
 
 
 def describe(
@@ -76,7 +86,7 @@ def describe(
 
     Descriptors are in half precision: a map searched now and one loaded later are the same.
     """
-    vlads = super_segments(view, vocabulary.centres, config.neighbour_order, config.prune_iou)
+    vlads = super_segments(view, vocabulary.centres, config.neighbour_order)
     return Keyframe(
         number,
         view.frame.stamp_ns,
@@ -89,5 +99,6 @@ def describe(
         view.travelled_m,
         view.size,
         thumbnail(view.frame.rgb),
+        label_png(view.labels),
         session,
     )
