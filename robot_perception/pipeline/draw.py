@@ -73,8 +73,9 @@ def evidence(frame: ImageFrame, revisit: Revisit, height: int = 360, stacked: bo
         tall = round(match.shape[0] * query.shape[1] / match.shape[1])
         match = np.asarray(cv2.resize(match, (query.shape[1], tall), interpolation=cv2.INTER_AREA))
     if revisit.labels is not None and revisit.match_labels is not None:
-        for side, pairs, of in ((query, 0, revisit.labels), (match, 1, revisit.match_labels)):
-            _tint(side, of, revisit.segment_pairs[:, pairs])
+        pairs = _one_to_one(revisit.segment_pairs)
+        _tint(query, revisit.labels, pairs[:, 0])
+        _tint(match, revisit.match_labels, pairs[:, 1])
     shift = (0, height + _GAP) if stacked else (query.shape[1] + _GAP, 0)
     canvas = np.empty((match.shape[0] + shift[1], match.shape[1] + shift[0], 3), np.uint8)
     canvas[:] = BACKGROUND
@@ -188,6 +189,14 @@ def label(canvas: U8, text: str, dot: tuple[int, int, int] | None = None) -> Non
     if dot:
         cv2.circle(canvas, (16, (size + 13) // 2), 5, dot, -1, cv2.LINE_AA)
     _text(canvas, text, (left, (size + 13) // 2), _WHITE, size=size, anchor="lm")
+
+
+def _one_to_one(pairs: I32) -> I32:
+    """Of pairs (P, 2), the best first, those whose segments have no better partner."""
+    best = np.zeros((2, len(pairs)), bool)
+    for side in (0, 1):
+        best[side, np.unique(pairs[:, side], return_index=True)[1]] = True
+    return pairs[best.all(axis=0)]
 
 
 def _tint(picture: U8, labels: U16, names: I32) -> None:

@@ -184,7 +184,8 @@ def threshold_for_precision(
 
 
 def segment_pairs(query: Keyframe, best: Candidate) -> I32:
-    """Label pairs (P, 2), here and in the keyframe, that at least three inliers join."""
+    """Label pairs (P, 2), here and in the keyframe, that at least three inliers join; those that
+    most join come first."""
     here = {tuple(p): i for i, p in enumerate(query.keypoints.tolist())}
     there = {tuple(p): i for i, p in enumerate(best.keyframe.keypoints.tolist())}
     pairs = [
@@ -196,4 +197,5 @@ def segment_pairs(query: Keyframe, best: Candidate) -> I32:
     ]
     names, counts = np.unique(np.array(pairs, np.int32).reshape(-1, 2), axis=0, return_counts=True)
     kept = (counts >= _MIN_PAIR_INLIERS) & (names != 0).all(axis=1)
-    return np.asarray(names[kept], np.int32)
+    order = np.argsort(-counts[kept], kind="stable")
+    return np.asarray(names[kept][order], np.int32)

@@ -58,13 +58,14 @@ class _Comparison:
     """Runs all methods on the same views, and takes their times."""
 
     def __init__(
-        self, config: RevisitConfig, backend: str, fit_on: Sequence[View], published: bool
+        self,
+        config: RevisitConfig,
+        backend: str,
+        given: tuple[Vocabulary, Calibration | None] | None,
+        fit_on: Sequence[View],
+        published: bool,
     ) -> None:
-        calibration = None
-        if config.vocabulary:
-            self.vocabulary, calibration = load_vocabulary(resolve(config.vocabulary), backend)
-        else:
-            self.vocabulary = fit_views(fit_on, config)
+        self.vocabulary, calibration = given or (fit_views(fit_on, config), None)
         self.calibration = calibration or Calibration()
         self.backend = backend
         self.detection = Detection(self.vocabulary, config, self.calibration)
@@ -162,8 +163,9 @@ def evaluate_walks(
     memory each.
     """
     extract = FeatureExtractor(config, backbone)
+    given = _given(config, extract.name)
     stored = [see(extract, f, segment(f) if segment else None) for f in references]
-    comparison = _Comparison(config, extract.name, stored, published)
+    comparison = _Comparison(config, extract.name, given, stored, published)
     for view in stored:
         comparison.step(view, None, add=True)
     seconds = []
@@ -194,6 +196,7 @@ def evaluate_online(
     vocabulary, it is fitted on the first `fit_keyframes`. Raises ValueError for fewer places.
     """
     extract = FeatureExtractor(config, backbone)
+    given = _given(config, extract.name)
     comparison: _Comparison | None = None
     waiting: list[View] = []
     seconds: list[float] = []
@@ -211,7 +214,7 @@ def evaluate_online(
         if comparison is None:
             waiting.append(view)
             if len(waiting) == config.fit_keyframes:
-                comparison = _Comparison(config, extract.name, waiting, published)
+                comparison = _Comparison(config, extract.name, given, waiting, published)
                 for first in waiting:
                     comparison.step(first, None, add=True)
                 waiting = []
@@ -222,6 +225,11 @@ def evaluate_online(
     if comparison is None:
         raise ValueError(f"fewer than {config.fit_keyframes} places: too short to evaluate")
     return comparison.result(positives, 1e3 * float(np.mean(seconds)))
+
+
+def _given(config: RevisitConfig, backend: str) -> tuple[Vocabulary, Calibration | None] | None:
+    """The vocabulary that the config names, if any; raises WeightsRejected."""
+    return load_vocabulary(resolve(config.vocabulary), backend) if config.vocabulary else None
 
 
 def _near(pose: F64, others: F64, radius_m: float, angle_rad: float) -> set[int]:
