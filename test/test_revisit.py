@@ -19,6 +19,7 @@ from robot_perception.core.revisit import published, storage, vlad
 from robot_perception.core.revisit.decision import Calibration, Evidence, calibrate, decisions
 from robot_perception.core.revisit.detector import RevisitDetector
 from robot_perception.core.revisit.evaluate import Place, evaluate_online, evaluate_walks
+from robot_perception.core.revisit.features import FeatureExtractor
 from robot_perception.core.revisit.fit import fit_frames, load_vocabulary, save_vocabulary
 from robot_perception.core.revisit.geometry import relative_pose, verify
 from robot_perception.core.revisit.index import PlaceIndex
@@ -113,6 +114,19 @@ def test_the_recent_past_is_no_revisit() -> None:
     assert results[-1].match_id is None
 
 
+def test_a_place_must_lie_far_enough_back() -> None:
+    """Twenty-three metres on, to be precise; by time it is a revisit in any case."""
+    for least_m, wanted in ((22.0, 1), (24.0, None)):
+        detector = RevisitDetector(replace(QUICK, exclude_recent_m=least_m))
+        for i, (seed, x) in enumerate([(0, 0.0), (1, 10.0), (2, 20.0), (3, 22.0), (1, 11.0)]):
+            pose = np.eye(4)
+            pose[0, 3] = x
+            stamp = int(20e9 * i) + 1
+            frame = ImageFrame(stamp, "camera", place(seed))
+            result = detector.step(frame, odometry=Odometry(stamp, "odom", "camera", pose))
+        assert result is not None and result.match_id == wanted
+
+
 def test_keyframes_need_motion_or_a_change_of_view() -> None:
     detector = RevisitDetector(RevisitConfig(device="cpu"))
     rgb = place(0)
@@ -199,10 +213,10 @@ while True:
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
-    """A process that saves all the time is killed forty times; what is there is what it wrote."""
+    """A process that saves all the time is killed twenty-five times; what is there is what it wrote."""
     path, rng = tmp_path / "map", np.random.default_rng(0)
     parts = 0
-    for _ in range(40):
+    for _ in range(25):
         command = [sys.executable, "-c", _SAVES, str(path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
@@ -233,11 +247,21 @@ def test_broken_and_foreign_maps_are_refused(tmp_path: Path) -> None:
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         with pytest.raises(WeightsRejected, match="damaged"):
             detector.load(path)
-    arrays, metadata = storage.read(_written(path, data), "robot_perception place map 4", FEATURES)
-    arrays["keypoints"] = arrays["keypoints"][:-1]
-    storage.write(path, arrays, metadata)
-    with pytest.raises(WeightsRejected, match="damaged"):
-        detector.load(path)
+    arrays, metadata = storage.read(_written(path, data), "robot_perception place map 5", FEATURES)
+    for name, hostile in {
+        "keypoints": arrays["keypoints"][:-1],
+        "descriptors": arrays["descriptors"] * np.float16(np.nan),
+        "keypoint_descriptors": arrays["keypoint_descriptors"][:, :9],
+        "keypoints.count": np.array([2**62, 2**62, -(2**63), len(arrays["keypoints"])]),
+        "edges": np.array([[0, 4]], np.int32),
+        "size": arrays["size"] * 0,
+        "session": arrays["session"] + np.int32(2**31 - 1),
+        "pose": np.full((4, 4, 4), np.inf),
+        "stamp_ns": arrays["stamp_ns"].astype(np.float32),
+    }.items():
+        storage.write(path, arrays | {name: hostile}, metadata)
+        with pytest.raises(WeightsRejected, match="damaged"):
+            detector.load(path)
     path.write_bytes(data.replace(b"embedded:xfeat", b"embedded:other"))
     with pytest.raises(WeightsRejected, match="made with"):
         detector.load(path)
@@ -386,11 +410,13 @@ def test_a_fitted_vocabulary_is_used_from_the_first_keyframe(tmp_path: Path) -> 
     vocabulary, backend = fit_frames(frames, QUICK)
     path = tmp_path / "vocabulary.safetensors"
     save_vocabulary(path, backend, vocabulary, Calibration(-7.0, 20.0, 0.1, 0.8))
-    again, calibration = load_vocabulary(path, backend)
+    extract = FeatureExtractor(QUICK)
+    again, calibration = load_vocabulary(path, extract)
     assert calibration == Calibration(-7.0, 20.0, 0.1, 0.8)
     assert vlad.vocabulary_hash(again) == vlad.vocabulary_hash(vocabulary)
     with pytest.raises(WeightsRejected, match="made with"):
-        load_vocabulary(path, "dino:other")
+        extract.name = "dino:other"
+        load_vocabulary(path, extract)
     detector = RevisitDetector(replace(QUICK, vocabulary=str(path), fit_keyframes=1000))
     for _ in range(2):
         # The second time after a reset, which keeps the vocabulary.

@@ -66,6 +66,7 @@ class Backbone:
         state.pop("mask_token", None)
         load_into(model, state)
         self._model = model.to(self._device).eval()
+        self.dimensions = int(model.num_features)
         self._patch = int(model.patch_embed.patch_size[0])
         self._lock = threading.Lock()
         self._last: tuple[U8, dict[Layer, F32]] | None = None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from robot_perception.core.backbone import Backbone
 from robot_perception.core.config import RevisitConfig
-from robot_perception.core.errors import InputRejected
+from robot_perception.core.errors import InputRejected, WeightsRejected
 from robot_perception.core.revisit import vlad
 from robot_perception.core.revisit.choice import KeyframeChooser
 from robot_perception.core.revisit.decision import (
@@ -58,7 +58,7 @@ class RevisitDetector:
         self._calibration = Calibration()
         if config.vocabulary:
             path = resolve(config.vocabulary)
-            self._given, calibration = load_vocabulary(path, self.backend)
+            self._given, calibration = load_vocabulary(path, self._extract)
             self._calibration = calibration or self._calibration
         self.reset()
 
@@ -145,6 +145,8 @@ class RevisitDetector:
         other features or another vocabulary than the config names.
         """
         vocabulary, keyframes, edges, _ = load_map(path, self.backend, self._given)
+        if vocabulary.centres.shape[1] != self._extract.dimensions:
+            raise WeightsRejected(f"{path.name} is damaged: its features have another dimension")
         self.reset()
         self._use(vocabulary)
         for keyframe in keyframes:

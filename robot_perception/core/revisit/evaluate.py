@@ -163,7 +163,7 @@ def evaluate_walks(
     memory each.
     """
     extract = FeatureExtractor(config, backbone)
-    given = _given(config, extract.name)
+    given = _given(config, extract)
     stored = [see(extract, f, segment(f) if segment else None) for f in references]
     comparison = _Comparison(config, extract.name, given, stored, published)
     for view in stored:
@@ -196,7 +196,7 @@ def evaluate_online(
     vocabulary, it is fitted on the first `fit_keyframes`. Raises ValueError for fewer places.
     """
     extract = FeatureExtractor(config, backbone)
-    given = _given(config, extract.name)
+    given = _given(config, extract)
     comparison: _Comparison | None = None
     waiting: list[View] = []
     seconds: list[float] = []
@@ -227,9 +227,11 @@ def evaluate_online(
     return comparison.result(positives, 1e3 * float(np.mean(seconds)))
 
 
-def _given(config: RevisitConfig, backend: str) -> tuple[Vocabulary, Calibration | None] | None:
+def _given(
+    config: RevisitConfig, extract: FeatureExtractor
+) -> tuple[Vocabulary, Calibration | None] | None:
     """The vocabulary that the config names, if any; raises WeightsRejected."""
-    return load_vocabulary(resolve(config.vocabulary), backend) if config.vocabulary else None
+    return load_vocabulary(resolve(config.vocabulary), extract) if config.vocabulary else None
 
 
 def _near(pose: F64, others: F64, radius_m: float, angle_rad: float) -> set[int]:

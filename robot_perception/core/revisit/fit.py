@@ -77,10 +77,12 @@ def save_vocabulary(
     storage.write(path, arrays, metadata)
 
 
-def load_vocabulary(path: Path, backend: str) -> tuple[vlad.Vocabulary, Calibration | None]:
+def load_vocabulary(
+    path: Path, extract: FeatureExtractor
+) -> tuple[vlad.Vocabulary, Calibration | None]:
     """What `save_vocabulary` saved; raises WeightsRejected, also for one of other features."""
-    arrays, _ = storage.read(path, FORMAT, backend)
-    vocabulary = vlad.checked_vocabulary(arrays, path.name)
+    arrays, _ = storage.read(path, FORMAT, extract.name)
+    vocabulary = vlad.checked_vocabulary(arrays, path.name, extract.dimensions)
     if "calibration" not in arrays:
         return vocabulary, None
     values = arrays["calibration"]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from robot_perception.core.revisit.features import LONGER_SIDE
+from robot_perception.core.revisit.features import LONGER_SIDE, STEPS
 from robot_perception.core.types import F32, F64, CameraInfo
 
 _MIN_COSINE = 0.75
@@ -23,11 +23,11 @@ _PLANAR = 0.9
 _MIN_PARALLAX = 2.0
 
 
-def match(a: NDArray[np.float16], b: NDArray[np.float16]) -> NDArray[np.intp]:
-    """Index pairs (M, 2) of mutual nearest unit-length descriptors (N, D) and (L, D)."""
+def match(a: NDArray[np.int8], b: NDArray[np.int8]) -> NDArray[np.intp]:
+    """Index pairs (M, 2) of mutual nearest descriptors (N, D) and (L, D), see `Features`."""
     if not len(a) or not len(b):
         return np.zeros((0, 2), np.intp)
-    similarity = a.astype(np.float32) @ b.astype(np.float32).T
+    similarity = a.astype(np.float32) @ b.astype(np.float32).T / STEPS**2
     forth, back = similarity.argmax(axis=1), similarity.argmax(axis=0)
     index = np.arange(len(a))
     mutual = (back[forth] == index) & (similarity[index, forth] > _MIN_COSINE)

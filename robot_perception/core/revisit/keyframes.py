@@ -15,10 +15,11 @@ from PIL import Image
 
 from robot_perception.core.errors import WeightsRejected
 from robot_perception.core.revisit import storage
+from robot_perception.core.revisit.features import DESCRIPTOR_DIMENSIONS
 from robot_perception.core.revisit.vlad import Vocabulary, checked_vocabulary, vocabulary_hash
 from robot_perception.core.types import F32, F64, I32, U8, U16
 
-FORMAT = "robot_perception place map 4"
+FORMAT = "robot_perception place map 5"
 _THUMBNAIL_SIDE = 320
 
 
@@ -36,7 +37,7 @@ class Keyframe:
     descriptors: NDArray[np.float16]
     image_descriptor: NDArray[np.float16]
     keypoints: F32
-    keypoint_descriptors: NDArray[np.float16]
+    keypoint_descriptors: NDArray[np.int8]
     keypoint_labels: I32
     pose: F64 | None
     travelled_m: float
@@ -98,7 +99,7 @@ def save_map(
     empty: dict[str, NDArray[Any]] = {
         "descriptors": np.zeros((0, segment_length), np.float16),
         "keypoints": np.zeros((0, 2), np.float32),
-        "keypoint_descriptors": np.zeros((0, 0), np.float16),
+        "keypoint_descriptors": np.zeros((0, DESCRIPTOR_DIMENSIONS), np.int8),
         "keypoint_labels": np.zeros(0, np.int32),
         "thumbnail": np.zeros(0, np.uint8),
         "label_png": np.zeros(0, np.uint8),
@@ -132,6 +133,20 @@ def save_map(
     storage.write(path, arrays, metadata)
 
 
+_TYPES = {
+    "stamp_ns": np.int64,
+    "size": np.int32,
+    "session": np.int32,
+    "travelled_m": np.float64,
+    "pose": np.float64,
+    "image_descriptor": np.float16,
+    "descriptors": np.float16,
+    "keypoints": np.float32,
+    "keypoint_descriptors": np.int8,
+    "keypoint_labels": np.int32,
+    "thumbnail": np.uint8,
+    "label_png": np.uint8,
+}
 _RAGGED = (
     "descriptors",
     "keypoints",
@@ -159,6 +174,8 @@ def load_map(
     try:
         keyframes = _keyframes(arrays, vocabulary)
         edges = arrays["edges"].astype(np.int32).reshape(-1, 2)
+        if arrays["edges"].dtype != np.int32:
+            raise ValueError("edges are no keyframe ids")
         if ((edges < 0) | (edges >= len(keyframes))).any():
             raise ValueError("an edge joins no keyframe")
     except (KeyError, IndexError, ValueError) as error:
@@ -176,19 +193,31 @@ def _keyframes(arrays: storage.Arrays, vocabulary: Vocabulary) -> list[Keyframe]
         "image_descriptor": (count, vocabulary.centres.size),
         "descriptors": (len(arrays["descriptors"]), len(vocabulary.components)),
         "keypoints": (len(arrays["keypoints"]), 2),
-        "keypoint_descriptors": (len(arrays["keypoints"]), arrays["keypoint_descriptors"].shape[1]),
+        "keypoint_descriptors": (len(arrays["keypoints"]), DESCRIPTOR_DIMENSIONS),
         "keypoint_labels": (len(arrays["keypoints"]),),
     }
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} is {arrays[name].shape}, not {shape}")
-    for name in ("image_descriptor", "descriptors", "keypoints", "keypoint_descriptors"):
+    for name, dtype in _TYPES.items():
+        if arrays[name].dtype != dtype:
+            raise ValueError(f"{name} is {arrays[name].dtype}, not {np.dtype(dtype)}")
+    for name in ("image_descriptor", "descriptors", "keypoints"):
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} holds values that are not finite")
+    # NaN is "unknown" in these.
+    if np.isinf(arrays["pose"]).any() or np.isinf(arrays["travelled_m"]).any():
+        raise ValueError("a pose is infinite")
+    session = arrays["session"]
+    if (arrays["size"] <= 0).any() or (session < 0).any() or (session >= 2**30).any():
+        raise ValueError("a size or a session is out of bounds")
     ragged = {}
     for name in _RAGGED:
         lengths = arrays[f"{name}.count"]
-        if len(lengths) != count or lengths.sum() != len(arrays[name]) or (lengths < 0).any():
+        fits = lengths.shape == (count,) and lengths.dtype == np.int64
+        # Each by itself first: a sum of hostile numbers may wrap around.
+        fits = fits and bool(((lengths >= 0) & (lengths <= len(arrays[name]))).all())
+        if not fits or sum(lengths.tolist()) != len(arrays[name]):
             raise ValueError(f"{name} has another length than it claims")
         ragged[name] = np.split(arrays[name], np.cumsum(lengths)[:-1]) if count else []
     found = []

@@ -51,8 +51,11 @@ def vocabulary_hash(vocabulary: Vocabulary) -> str:
     return digest(vars(vocabulary))
 
 
-def checked_vocabulary(arrays: Mapping[str, NDArray[Any]], name: str) -> Vocabulary:
-    """The vocabulary among `arrays` of the file `name`; raises WeightsRejected if it is none."""
+def checked_vocabulary(
+    arrays: Mapping[str, NDArray[Any]], name: str, dimensions: int | None = None
+) -> Vocabulary:
+    """The vocabulary among `arrays` of the file `name`; raises WeightsRejected if it is none, or
+    not one of features of `dimensions`."""
     try:
         centres, mean, components = (arrays[k] for k in ("centres", "mean", "components"))
     except KeyError as error:
@@ -61,6 +64,7 @@ def checked_vocabulary(arrays: Mapping[str, NDArray[Any]], name: str) -> Vocabul
     fits = fits and components.shape[1] == centres.size and len(components) > 0
     for array in (centres, mean, components):
         fits = fits and array.dtype == np.float32 and bool(np.isfinite(array).all())
+    fits = fits and dimensions in (None, centres.shape[1])
     if not fits:
         raise WeightsRejected(f"the vocabulary in {name} is damaged")
     return Vocabulary(centres, mean, components)
