@@ -83,6 +83,11 @@ class RevisitConfig:
     vocabulary: str = param("", "vocabulary file; empty: fitted during the first keyframes")
     vocabulary_size: int = param(32, "centres of the VLAD vocabulary", low=2, high=1024)
     fit_keyframes: int = param(10, "keyframes the vocabulary is fitted on, if none is given", low=1)
+    regions: str = param(
+        "segments",
+        "what is described: segments, or the cells of a grid, which cost no segmentation",
+        choices=("segments", "cells"),
+    )
     neighbour_order: int = param(1, "neighbourhood order of a super-segment", low=0, high=3)
     prune_iou: float = param(
         1.0,
