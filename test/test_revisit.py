@@ -213,7 +213,7 @@ while True:
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
-    """A process that saves all the time is killed twenty-five times; what is there is what it wrote."""
+    """A process that saves without end is killed 25 times; what is there is what it wrote."""
     path, rng = tmp_path / "map", np.random.default_rng(0)
     parts = 0
     for _ in range(25):
