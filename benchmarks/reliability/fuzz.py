@@ -29,10 +29,11 @@ from robot_perception.core.errors import InputRejected  # noqa: E402
 
 LIMIT = 1 << 20
 NAMES = ("x", "y", "z", "intensity", "i", "ring", "channel", "t", "time", "timestamp", "rgb")
-ENCODINGS = (
-    "rgb8 bgr8 rgba8 bgra8 mono8 mono16 rgb16 bgr16 16UC1 8UC3 8UC1 bayer_rggb8 bayer_gbrg16"
-    " uyvy yuyv yuv422 yuv422_yuy2 nv12 nv21 nv24 32FC1"
-).split()
+ENCODINGS = [
+    *("rgb8", "bgr8", "rgba8", "bgra8", "mono8", "mono16", "rgb16", "bgr16", "16UC1", "8UC3"),
+    *("8UC1", "bayer_rggb8", "bayer_gbrg16", "uyvy", "yuyv", "yuv422", "yuv422_yuy2", "nv12"),
+    *("nv21", "nv24", "32FC1"),
+]
 LAYOUTS = ["jpeg", "png", "bayer_rggb8; png compressed", "compressedDepth"]
 
 

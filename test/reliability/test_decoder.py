@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from decoder_corpus import CORPUS, Case, points
 from figures import FULL, record
-from test_wire_properties import EXAMPLES, LIMIT, MESSAGES, explore, valid
+from test_wire_properties import EXAMPLES, LIMIT, explore, valid
 
 from robot_perception.core.errors import InputRejected
 from robot_perception.wire import decode
