@@ -109,7 +109,8 @@ class Revisit:
     optical frame, translation of unit length when `scale_known` is False. `keyframe_positions`
     (K, 3) in `odom_frame_id` (NaN without odometry) and `edges` (E, 2) keyframe ids are the whole
     graph so far. `match_rgb` is the matched keyframe's thumbnail and `match_size` its
-    original width and height in pixels.
+    original width and height in pixels. `labels` and `match_labels` (h, w) are the segments of both
+    at the size of thumbnails.
     """
 
     stamp_ns: int
@@ -128,6 +129,8 @@ class Revisit:
     covariance: F64 | None = None
     match_rgb: U8 | None = None
     match_size: tuple[int, int] | None = None
+    labels: U16 | None = None
+    match_labels: U16 | None = None
     odom_frame_id: str = ""
     keyframe_positions: F32 = field(default_factory=lambda: np.zeros((0, 3), np.float32))
     edges: I32 = field(default_factory=lambda: np.zeros((0, 2), np.int32))

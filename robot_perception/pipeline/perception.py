@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -234,9 +234,7 @@ class Pipeline:
             self.forecaster.reset()
 
     def _make_detector(self, config: RevisitConfig) -> RevisitDetector:
-        backbone = None
-        if config.backend == "dino":
-            backbone = self._backbone(config.backbone, config.backbone_checkpoint, config.device)
+        backbone = make_backbone(config, self._backbone)
         # Used only where no labels come with the image: the revisit node on its own.
         segmenter = Segmenter(SegmentationConfig(device=config.device))
         detector = RevisitDetector(config, backbone, lambda frame: segmenter.step(frame).labels)
@@ -249,6 +247,15 @@ class Pipeline:
         if key not in self._backbones:
             self._backbones[key] = Backbone(name, checkpoint, device)
         return self._backbones[key]
+
+
+def make_backbone(
+    config: RevisitConfig, make: Callable[[str, str, str], Backbone] = Backbone
+) -> Backbone | None:
+    """The backbone that `config` asks for, if any; raises WeightsRejected."""
+    if config.backend != "dino":
+        return None
+    return make(config.backbone, config.backbone_checkpoint, config.device)
 
 
 def in_odometry_frame(forecast: Forecast, odometry: Odometry) -> Forecast:

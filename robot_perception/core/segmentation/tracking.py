@@ -36,6 +36,9 @@ class Tracker:
     def step(self, labels: I32, count: int, descriptors: F32 | None = None) -> NDArray[np.int64]:
         """The id of each of the labels 1..count of this frame (H, W)."""
         ids = np.zeros(count, np.int64)
+        if self._labels is not None and self._labels.shape != labels.shape:
+            # Images of another size: what is remembered are other pixels.
+            self._labels, self._ids = None, ids[:0]
         if self._labels is not None and self._labels.shape == labels.shape and len(self._ids):
             self._match_last(labels, ids, descriptors)
         else:
