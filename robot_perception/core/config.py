@@ -166,6 +166,11 @@ class RunConfig:
         low=0.0,
     )
     autostart: bool = param(True, "configure and activate at start, without a lifecycle manager")
+    on_device_fault: str = param(
+        "drop",
+        "where freeing memory and a smaller batch do not help: drop the frame, or go on on the CPU",
+        choices=("drop", "cpu"),
+    )
     torch_threads: int = param(0, "CPU threads of torch; 0: half of the cores", low=0)
 
 

@@ -127,7 +127,10 @@ class PerceptionNode(LifecycleNode):
         }
         # A loop of simulated time replays the same drive; a real clock set back does not.
         sim_time = bool(self.get_parameter("use_sim_time").value)
-        self._pipeline = Pipeline(Tasks(**configs), sim_time, self._run.torch_threads)
+        self._pipeline = Pipeline(
+            Tasks(**configs), sim_time, self._run.torch_threads, self._run.on_device_fault
+        )
+        self._faults: dict[str, int] = {}
         self._pipeline.warm_up()
         for task, topics in outputs.topics(self._pipeline.tasks).items():
             for topic in topics:
@@ -266,9 +269,12 @@ class PerceptionNode(LifecycleNode):
         latency = diagnostics.latency_status(
             self.get_name(), pipeline.stopwatch.percentiles(), pipeline.describe()
         )
+        faults, before = pipeline.guard.counts(), self._faults
+        self._faults = faults
+        device = diagnostics.device_status(self.get_name(), faults, before)
         found = [status for status in statuses if status is not None]
         stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(diagnostics.array(stamp, [*found, latency]))
+        self._diagnostics.publish(diagnostics.array(stamp, [*found, latency, device]))
 
     def _serve_map(
         self, name: str, request: Trigger.Request, response: Trigger.Response

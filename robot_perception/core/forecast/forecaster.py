@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 
 import numpy as np
@@ -52,7 +53,16 @@ class Forecaster:
 
     def step(self, scan: Scan, odometry: Odometry | None = None) -> Forecast | None:
         """The forecast after `scan`; None until its motion is known (one scan; `past` of them for
-        a network). Raises InputRejected for a scan that cannot be used."""
+        a network). Raises InputRejected for a scan that cannot be used. A step that fails leaves
+        no trace, so that it can be tried again."""
+        before = self._last, self._model, copy.copy(self._motion), self._past.copy()
+        try:
+            return self._step(scan, odometry)
+        except Exception:
+            self._last, self._model, self._motion, self._past = before
+            raise
+
+    def _step(self, scan: Scan, odometry: Odometry | None) -> Forecast | None:
         if len(scan.xyz) < _MIN_POINTS:
             raise InputRejected(f"a cloud of {len(scan.xyz)} points is too small to forecast from")
         if self._last is not None and self._starts_anew(scan, self._last):
