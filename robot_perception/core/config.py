@@ -154,8 +154,8 @@ class RunConfig:
     inbox_size: int = param(2, "frames of one sensor that wait at most; the oldest goes", low=1)
     image_transport: str = param("raw", "type of the image topic", choices=("raw", "compressed"))
     max_message_mb: int = param(256, "largest message that is decoded", unit="MB", low=1)
-    diagnostics_period_s: float = param(1.0, "time between diagnostics", unit="s", low=0.1)
-    stale_after_s: float = param(2.0, "silence after which an input is stale", unit="s", low=0.1)
+    diagnostics_period_s: float = param(0.5, "time between diagnostics", unit="s", low=0.1)
+    stale_after_s: float = param(1.4, "silence after which an input is stale", unit="s", low=0.1)
     odom_wait_s: float = param(
         0.1, "longest wait for a frame's odometry, where it is published", unit="s", low=0.0
     )

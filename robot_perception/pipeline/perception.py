@@ -43,6 +43,8 @@ TASKS = (SEGMENTATION, REVISIT, FORECAST)
 
 # A stamp this far behind the last one starts the recording anew; less is a message out of order.
 _RESTART_NS = 500_000_000
+# No sensor pauses for so long between two frames of one drive.
+_LEAP_NS = 60_000_000_000
 _ODOMETRY_KEPT = 1000
 # Odometry of at least 10 Hz has a pose this near to any stamp.
 _ODOMETRY_TOLERANCE_NS = 100_000_000
@@ -113,7 +115,8 @@ class Pipeline:
         self.odometry = OdometryBuffer()
         self.camera: CameraInfo | None = None
         self._clear_map_on_restart = clear_map_on_restart
-        self._last_stamp: dict[type, int] = {}
+        # The stamps of the last two frames of each kind.
+        self._stamps: dict[type, tuple[int | None, int]] = {}
         self._restart_on_next: set[type] = set()
         self._backbones: dict[tuple[str, str, str], Backbone] = {}
         self.tasks = tasks
@@ -252,20 +255,27 @@ class Pipeline:
         return Segmenter(config, backbone)
 
     def _check_order(self, frame: ImageFrame | Scan) -> None:
-        kind = type(frame)
-        last = self._last_stamp.get(kind)
-        if last is not None and frame.stamp_ns <= last:
-            if last - frame.stamp_ns < _RESTART_NS and kind not in self._restart_on_next:
-                raise InputRejected("stamp is not after the previous one")
-            if kind is Scan:
-                self._reset_scans()
-            else:
-                self._reset_images()
+        kind, stamp = type(frame), frame.stamp_ns
+        before: int | None
+        last: int | None
+        before, last = self._stamps.get(kind, (None, None))
+        if last is not None and stamp <= last:
+            expected = kind in self._restart_on_next
+            if not expected:
+                if last - stamp < _RESTART_NS:
+                    raise InputRejected("stamp is not after the previous one")
+                if stamp == 0:
+                    raise InputRejected("stamp is zero: it was not set")
+            # One frame of the far future between two of now is no restart: it was the wrong one.
+            goes_on = before is not None and before < stamp < before + _LEAP_NS < last
+            if expected or not goes_on:
+                self._reset_scans() if kind is Scan else self._reset_images()
+                last = None
         self._restart_on_next.discard(kind)
-        self._last_stamp[kind] = frame.stamp_ns
+        self._stamps[kind] = (last, stamp)
 
     def _reset_images(self) -> None:
-        self._last_stamp.pop(ImageFrame, None)
+        self._stamps.pop(ImageFrame, None)
         if self.segmenter:
             self.segmenter.reset()
         if self.detector and self.tasks.revisit:
@@ -276,7 +286,7 @@ class Pipeline:
                 self.detector.restart()
 
     def _reset_scans(self) -> None:
-        self._last_stamp.pop(Scan, None)
+        self._stamps.pop(Scan, None)
         if self.forecaster:
             self.forecaster.reset()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def test_ten_thousand_damaged_messages() -> None:
 
 def test_fuzzing_finds_nothing() -> None:
     pytest.importorskip("atheris")
-    seconds = 300 if FULL else 8
+    seconds = int(os.environ.get("RELIABILITY_FUZZ_S", "120")) if FULL else 8
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks/reliability/fuzz.py"), "--seconds", str(seconds)],
         capture_output=True,

@@ -133,7 +133,7 @@ def test_flipped_bits(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
             try:
                 assert expected is not None
                 assert_same(item.frame, expected)
-            except AssertionError:
+            except (AssertionError, AttributeError):
                 unseen += 1
                 # MCAP's chunks carry checksums: nothing gets past them.
                 assert kind != "mcap", (i, damage)
