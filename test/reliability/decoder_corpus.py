@@ -311,6 +311,19 @@ _FILES: dict[str, tuple[Any, str | int]] = {
     ),
     "png: pixels overwritten": (packed("png", PNG[:60] + bytes(20) + PNG[80:]), "broken|image"),
     "png: first chunk is another": (packed("png", PNG[:12] + b"IDAT" + PNG[16:]), "header"),
+    "png: a chunk of 3.5 GB claimed": (packed("png", PNG[:33] + b"\xd0" + PNG[34:]), "claims"),
+    "png: a chunk of 2^32 - 1 claimed": (
+        packed("png", PNG[:33] + b"\xff" * 4 + PNG[37:]),
+        "claims",
+    ),
+    "png: an animation": (
+        packed("png", PNG[:33] + chunk(b"acTL", bytes(8)) + PNG[33:]),
+        "animation",
+    ),
+    "png: a million chunks": (
+        packed("png", PNG[:33] + chunk(b"tEXt", b"") * 10**6 + PNG[33:]),
+        "chunks|limit",
+    ),
     "png: compressedDepth": (packed("16UC1; compressedDepth png", PNG), "compressedDepth"),
     "file: GIF": (packed("gif", b"GIF89a" + bytes(50)), "neither"),
     "file: format is None": (packed(None, PNG), "not a string"),
