@@ -135,6 +135,10 @@ def train_forecast(
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     learning_rate: Annotated[float, typer.Option(help="of ours")] = 2e-3,
     stride: Annotated[int, typer.Option(help="a sample at every so many-th scan", min=1)] = 3,
+    speedup: Annotated[
+        list[int] | None,
+        typer.Option(help="also as if the robot were so many times as fast", min=1),
+    ] = None,
     seed: int = 0,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -151,7 +155,7 @@ def train_forecast(
     training = TrainingConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
     best = run(
         recordings or [], validation or [], drives, out, network, chosen, training, stride, start,
-        console,
+        [1, *(speedup or [])], console,
     )  # fmt: skip
     console.print(f"written: {out} (epoch {best.epoch})")
 

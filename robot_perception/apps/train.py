@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -39,32 +41,42 @@ def train_forecast(
     training: TrainingConfig,
     stride: int,
     start: Path | None,
+    speedups: list[int],
     console: Console,
 ) -> Epoch:
-    """Train and write `out`, with its `.json` (data, settings, curve) and `.png` beside it."""
+    """Train and write `out`, with its `.json` (data, settings, curve) and `.png` beside it.
+
+    `speedups`: 2 takes every second scan of a recording as well, as if the robot were twice as
+    fast. With the package `tensorboard` there are curves for that too, in `out`.tensorboard.
+    """
     cache = out.with_name(out.name + ".samples")
     cache.mkdir(parents=True, exist_ok=True)
     device = pick_device(forecast.device)
     fit: list[Path] = []
     check: list[Path] = []
     for path in recordings:
-        made = _of_recording(path, cache, forecast, stride, console)
+        made = []
+        for speedup in speedups:
+            made += _of_recording(path, cache, forecast, stride, speedup, console)
         # The last part of a recording, with a gap: neighbours in time are nearly the same.
         held = 0 if validation else max(1, round(_HELD_OUT * len(made)))
         fit += made[: max(1, len(made) - 2 * held)] if held else made
         check += made[len(made) - held :]
     for path in validation:
-        check += _of_recording(path, cache, forecast, stride, console)
+        check += _of_recording(path, cache, forecast, stride, 1, console)
     fit += _of_drives(range(drives), cache, forecast, console)
     if drives:
         seeds = range(_FIRST_VALIDATION_SEED, _FIRST_VALIDATION_SEED + max(1, drives // 10))
         check += _of_drives(seeds, cache, forecast, console)
     epochs: list[Epoch] = []
+    writer = _tensorboard(out.with_name(out.name + ".tensorboard"))
     with Progress(console=console) as progress:
         task = progress.add_task(f"train on {len(fit)} samples", total=training.epochs)
 
         def report(epoch: Epoch) -> None:
             epochs.append(epoch)
+            for name in ("train", "validation", "gain") if writer else ():
+                writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
             progress.advance(task)
             console.print(
                 f"epoch {epoch.epoch}: loss {epoch.train:.4f}, validation {epoch.validation:.4f}, "
@@ -98,20 +110,37 @@ def train_forecast(
     return best
 
 
+def _tensorboard(folder: Path) -> Any:
+    """A writer of TensorBoard's events; None where the package is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
 def _of_recording(
-    path: Path, cache: Path, config: ForecastConfig, stride: int, console: Console
+    path: Path, cache: Path, config: ForecastConfig, stride: int, speedup: int, console: Console
 ) -> list[Path]:
     recording = open_recording(path)
     if "points" not in recording.roles:
         raise InputRejected(f"{path} has no point clouds")
 
     def frames() -> Iterator[Scan | Odometry]:
+        taken: list[int] = []
         for item in recording.frames():
-            if isinstance(item.frame, Scan | Odometry):
-                yield item.frame
+            frame = item.frame
+            if isinstance(frame, Scan | Odometry) and speedup == 1:
+                yield frame
+            elif isinstance(frame, Scan):
+                # Without odometry, whose stamps would no longer fit.
+                taken.append(frame.stamp_ns)
+                if len(taken) % speedup == 0:
+                    passed = (frame.stamp_ns - taken[0]) // speedup
+                    yield replace(frame, stamp_ns=taken[0] + passed)
 
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    return _sampled(frames(), cache, f"{path.name}_{key}", config, stride, console)
+    return _sampled(frames(), cache, f"{path.name}_{key}_x{speedup}", config, stride, console)
 
 
 def _of_drives(seeds: range, cache: Path, config: ForecastConfig, console: Console) -> list[Path]:
