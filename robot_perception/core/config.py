@@ -124,10 +124,13 @@ class ForecastConfig:
 
     method: str = param(
         "ego_warp",
-        "what predicts: constant-velocity ego-warp, or the ATPPNet network",
-        choices=("ego_warp", "atppnet"),
+        "what predicts: constant-velocity ego-warp, the same with moving things, the network that "
+        "chooses among what these propose, or ATPPNet",
+        choices=("ego_warp", "scene_flow", "ours", "atppnet"),
     )
-    checkpoint: str = param("", "path or registered name of the network's weights (method atppnet)")
+    checkpoint: str = param(
+        "", "path or registered name of the network's weights; empty: those in the package (ours)"
+    )
     device: str = device_param()
     horizons: int = param(5, "number of future scans", low=1, high=50)
     period_s: float = param(0.1, "time between the predicted scans", unit="s", low=0.01, high=1.0)
