@@ -16,7 +16,7 @@ ifdef AMENT_PREFIX_PATH
 unexport LD_LIBRARY_PATH
 endif
 
-.PHONY: help setup demo test test-all bench clean
+.PHONY: help setup demo test test-all bench reliability clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -38,6 +38,9 @@ test-all: ## all tests, the slow ones too
 
 bench: setup ## all benchmarks
 	@shopt -s nullglob; for b in benchmarks/*.py; do echo "== $$b"; $(VENV)/python "$$b" || exit 1; done
+
+reliability: setup ## all fault tests at length, fuzzing and an hour's soak; writes docs/reliability.md
+	@$(VENV)/python benchmarks/reliability/run.py $(RELIABILITY_ARGS)
 
 clean: ## what was built and written, but not .venv
 	rm -rf build install log out *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -49,6 +49,8 @@ setup(
             "ros-rmw-fastrtps-cpp",
             "ros-rosgraph-msgs",
         ],
+        # Coverage-guided fuzzing, for `make reliability`.
+        "fuzz": ["atheris>=3.0"],
         "test": [
             "colcon-common-extensions",
             "hypothesis",

@@ -289,12 +289,6 @@ def test_a_result_or_input_rejected(type_name: str) -> None:
     assert 0.1 < accepted / EXAMPLES[type_name] < 0.9
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("type_name", MESSAGES)
-def test_a_result_or_input_rejected_at_length(type_name: str) -> None:
-    explore(type_name, 10 * EXAMPLES[type_name])
-
-
 class Hostile:
     """Fails in every way an object can."""
 

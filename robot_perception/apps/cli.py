@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -285,10 +286,13 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0 on success, 2 for a usage or input error, 3 for damaged input."""
+    """Run the command line; 0 on success, 2 for a usage or input error, 3 for damaged input,
+    130 when interrupted."""
     from robot_perception.pipeline.sinks import SinkError
     from robot_perception.pipeline.sources import RecordingError
 
+    # Ended from outside as from the keyboard: what is being written is closed in order.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status: Any = app(args=arguments, standalone_mode=False)
         return int(status or 0)
@@ -298,6 +302,11 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.TyperException as error:
         console.print(f"[red]error:[/red] {error.format_message()}", highlight=False)
         return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        console.print("[red]interrupted[/red]")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 if __name__ == "__main__":

@@ -162,8 +162,8 @@ class RunConfig:
     inbox_size: int = param(2, "frames of one sensor that wait at most; the oldest goes", low=1)
     image_transport: str = param("raw", "type of the image topic", choices=("raw", "compressed"))
     max_message_mb: int = param(256, "largest message that is decoded", unit="MB", low=1)
-    diagnostics_period_s: float = param(1.0, "time between diagnostics", unit="s", low=0.1)
-    stale_after_s: float = param(2.0, "silence after which an input is stale", unit="s", low=0.1)
+    diagnostics_period_s: float = param(0.5, "time between diagnostics", unit="s", low=0.1)
+    stale_after_s: float = param(1.4, "silence after which an input is stale", unit="s", low=0.1)
     odom_wait_s: float = param(
         0.1, "longest wait for a frame's odometry, where it is published", unit="s", low=0.0
     )
@@ -174,6 +174,11 @@ class RunConfig:
         low=0.0,
     )
     autostart: bool = param(True, "configure and activate at start, without a lifecycle manager")
+    on_device_fault: str = param(
+        "drop",
+        "where freeing memory and a smaller batch do not help: drop the frame, or go on on the CPU",
+        choices=("drop", "cpu"),
+    )
     torch_threads: int = param(0, "CPU threads of torch; 0: half of the cores", low=0)
 
 

@@ -31,9 +31,11 @@ from robot_perception.core.types import (
     ImageFrame,
     Odometry,
     Result,
+    Revisit,
     Scan,
     Segmentation,
 )
+from robot_perception.pipeline.devices import DeviceGuard
 from robot_perception.pipeline.health import Stopwatch
 
 SEGMENTATION, REVISIT, FORECAST = "segmentation", "revisit", "forecast"
@@ -41,6 +43,8 @@ TASKS = (SEGMENTATION, REVISIT, FORECAST)
 
 # A stamp this far behind the last one starts the recording anew; less is a message out of order.
 _RESTART_NS = 500_000_000
+# No sensor pauses for so long between two frames of one drive.
+_LEAP_NS = 60_000_000_000
 _ODOMETRY_KEPT = 1000
 # Odometry of at least 10 Hz has a pose this near to any stamp.
 _ODOMETRY_TOLERANCE_NS = 100_000_000
@@ -93,20 +97,26 @@ class Pipeline:
     """The stages of `tasks` behind one `step`.
 
     Images, scans and the small messages may each be stepped from a thread of their own.
-    `torch_threads` is set for the whole process; 0 is half of the cores. Raises WeightsRejected or
-    ValueError when a stage cannot be set up.
+    `torch_threads` is set for the whole process; 0 is half of the cores. `on_device_fault`: "drop"
+    or "cpu", see DeviceGuard. Raises WeightsRejected or ValueError when a stage cannot be set up.
     """
 
     def __init__(
-        self, tasks: Tasks, clear_map_on_restart: bool = True, torch_threads: int = 0
+        self,
+        tasks: Tasks,
+        clear_map_on_restart: bool = True,
+        torch_threads: int = 0,
+        on_device_fault: str = "drop",
     ) -> None:
         # Threads that wait for a core that another process has make a forward ten times as slow.
         torch.set_num_threads(torch_threads or max(1, (os.cpu_count() or 2) // 2))
         self.stopwatch = Stopwatch()
+        self.guard = DeviceGuard(on_device_fault)
         self.odometry = OdometryBuffer()
         self.camera: CameraInfo | None = None
         self._clear_map_on_restart = clear_map_on_restart
-        self._last_stamp: dict[type, int] = {}
+        # The stamps of the last two frames of each kind.
+        self._stamps: dict[type, tuple[int | None, int]] = {}
         self._restart_on_next: set[type] = set()
         self._backbones: dict[tuple[str, str, str], Backbone] = {}
         self.tasks = tasks
@@ -114,13 +124,7 @@ class Pipeline:
         self.detector: RevisitDetector | None = None
         self.forecaster: Forecaster | None = None
         if tasks.segmentation:
-            config = checked(tasks.segmentation)
-            backbone = None
-            if config.backbone != "none":
-                backbone = self._backbone(
-                    config.backbone, config.backbone_checkpoint, config.device
-                )
-            self.segmenter = Segmenter(config, backbone)
+            self.segmenter = self._make_segmenter(checked(tasks.segmentation))
         if tasks.revisit:
             self.detector = self._make_detector(checked(tasks.revisit))
         if tasks.forecast:
@@ -191,14 +195,13 @@ class Pipeline:
         segmentation: Segmentation | None = None
         if self.segmenter and SEGMENTATION in wanted:
             with self.stopwatch.time(SEGMENTATION):
-                segmentation = self.segmenter.step(frame)
+                segmentation = self._segment(frame)
             results.append(segmentation)
         if self.detector:
             if segmentation is not None:
                 labels = segmentation.labels
             with self.stopwatch.time(REVISIT):
-                odometry = self.odometry.at(frame.stamp_ns)
-                revisit = self.detector.step(frame, labels, odometry, self.camera)
+                revisit = self._recognise(frame, labels)
             if revisit is not None:
                 results.append(revisit)
         return results
@@ -208,7 +211,7 @@ class Pipeline:
             return []
         with self.stopwatch.time(FORECAST):
             odometry = self.odometry.at(scan.stamp_ns)
-            forecast = self.forecaster.step(scan, odometry)
+            forecast = self._forecast(scan, odometry)
             if forecast is None:
                 return []
             if self.tasks.forecast.forecast_frame == "odom":
@@ -217,21 +220,75 @@ class Pipeline:
                 forecast = in_odometry_frame(forecast, odometry)
         return [forecast]
 
+    def _segment(self, frame: ImageFrame) -> Segmentation:
+        def step() -> Segmentation:
+            assert self.segmenter
+            return self.segmenter.step(frame)
+
+        def to_cpu() -> None:
+            assert self.tasks.segmentation
+            # The tracks start anew.
+            self.segmenter = self._make_segmenter(replace(self.tasks.segmentation, device="cpu"))
+
+        def smaller_batch() -> bool:
+            return self.segmenter is not None and self.segmenter.use_smaller_batch()
+
+        return self.guard.run(SEGMENTATION, step, to_cpu, smaller_batch)
+
+    def _recognise(self, frame: ImageFrame, labels: U16 | None) -> Revisit | None:
+        odometry = self.odometry.at(frame.stamp_ns)
+
+        def step() -> Revisit | None:
+            assert self.detector
+            return self.detector.step(frame, labels, odometry, self.camera)
+
+        def to_cpu() -> None:
+            assert self.detector and self.tasks.revisit
+            config = replace(self.tasks.revisit, device="cpu")
+            self.detector.change_device("cpu", make_backbone(config, self._backbone))
+
+        return self.guard.run(REVISIT, step, to_cpu)
+
+    def _forecast(self, scan: Scan, odometry: Odometry | None) -> Forecast | None:
+        def step() -> Forecast | None:
+            assert self.forecaster
+            return self.forecaster.step(scan, odometry)
+
+        def to_cpu() -> None:
+            assert self.tasks.forecast
+            # The history starts anew.
+            self.forecaster = Forecaster(replace(self.tasks.forecast, device="cpu"))
+
+        return self.guard.run(FORECAST, step, to_cpu)
+
+    def _make_segmenter(self, config: SegmentationConfig) -> Segmenter:
+        backbone = None
+        if config.backbone != "none":
+            backbone = self._backbone(config.backbone, config.backbone_checkpoint, config.device)
+        return Segmenter(config, backbone)
+
     def _check_order(self, frame: ImageFrame | Scan) -> None:
-        kind = type(frame)
-        last = self._last_stamp.get(kind)
-        if last is not None and frame.stamp_ns <= last:
-            if last - frame.stamp_ns < _RESTART_NS and kind not in self._restart_on_next:
-                raise InputRejected("stamp is not after the previous one")
-            if kind is Scan:
-                self._reset_scans()
-            else:
-                self._reset_images()
+        kind, stamp = type(frame), frame.stamp_ns
+        before: int | None
+        last: int | None
+        before, last = self._stamps.get(kind, (None, None))
+        if last is not None and stamp <= last:
+            expected = kind in self._restart_on_next
+            if not expected:
+                if last - stamp < _RESTART_NS:
+                    raise InputRejected("stamp is not after the previous one")
+                if stamp == 0:
+                    raise InputRejected("stamp is zero: it was not set")
+            # One frame of the far future between two of now is no restart: it was the wrong one.
+            goes_on = before is not None and before < stamp < before + _LEAP_NS < last
+            if expected or not goes_on:
+                self._reset_scans() if kind is Scan else self._reset_images()
+                last = None
         self._restart_on_next.discard(kind)
-        self._last_stamp[kind] = frame.stamp_ns
+        self._stamps[kind] = (last, stamp)
 
     def _reset_images(self) -> None:
-        self._last_stamp.pop(ImageFrame, None)
+        self._stamps.pop(ImageFrame, None)
         if self.segmenter:
             self.segmenter.reset()
         if self.detector and self.tasks.revisit:
@@ -242,7 +299,7 @@ class Pipeline:
                 self.detector.restart()
 
     def _reset_scans(self) -> None:
-        self._last_stamp.pop(Scan, None)
+        self._stamps.pop(Scan, None)
         if self.forecaster:
             self.forecaster.reset()
 

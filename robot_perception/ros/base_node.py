@@ -43,6 +43,8 @@ _CONFIGS = {SEGMENTATION: SegmentationConfig, REVISIT: RevisitConfig, FORECAST: 
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 IMAGE, POINTS, CAMERA_INFO, ODOM = "image", "points", "camera_info", "odom"
+# How long a step that is on its way may take to end.
+_END_S = 1.2
 _IMAGE_TYPE = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
 
 
@@ -93,8 +95,13 @@ class PerceptionNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._labels = LabelsBuffer()
-        for stream in self._streams.values():
-            stream.start()
+        try:
+            for stream in self._streams.values():
+                stream.start()
+        except Exception as error:
+            self.get_logger().error(f"not activated: {error}")
+            self._deactivate()
+            return TransitionCallbackReturn.FAILURE
         self._active = True
         return super().on_activate(state)
 
@@ -114,10 +121,14 @@ class PerceptionNode(LifecycleNode):
         self.stop()
         return TransitionCallbackReturn.SUCCESS
 
-    def stop(self) -> None:
-        """End the workers and let go of everything, in whatever state the node is."""
-        self._deactivate()
+    def stop(self) -> bool:
+        """End the workers and let go of everything, in whatever state the node is.
+
+        False where a step still goes on in the background.
+        """
+        ended = self._deactivate()
         self._release()
+        return ended
 
     def _configure(self) -> None:
         self._run = parameters.read(self, RunConfig)
@@ -127,7 +138,10 @@ class PerceptionNode(LifecycleNode):
         }
         # A loop of simulated time replays the same drive; a real clock set back does not.
         sim_time = bool(self.get_parameter("use_sim_time").value)
-        self._pipeline = Pipeline(Tasks(**configs), sim_time, self._run.torch_threads)
+        self._pipeline = Pipeline(
+            Tasks(**configs), sim_time, self._run.torch_threads, self._run.on_device_fault
+        )
+        self._faults: dict[str, int] = {}
         self._pipeline.warm_up()
         for task, topics in outputs.topics(self._pipeline.tasks).items():
             for topic in topics:
@@ -166,12 +180,17 @@ class PerceptionNode(LifecycleNode):
         handle = partial(self._handle, role, type_name)
         self._streams[role] = Stream(self, role, type_name, handle, size, threaded)
 
-    def _deactivate(self) -> None:
+    def _deactivate(self) -> bool:
         self._active = False
-        for stream in self._streams.values():
-            stream.stop()
+        streams = list(self._streams.values())
+        for stream in streams:
+            stream.close()
+        # One deadline for all of them: a node ends in time however many inputs it has.
+        end = now() + _END_S
+        ended = [stream.join(max(0.0, end - now())) for stream in streams]
         if self._pipeline is not None:
             self._pipeline.expect_restart()
+        return all(ended)
 
     def _release(self) -> None:
         for publisher in self._publishers_made.values():
@@ -268,9 +287,12 @@ class PerceptionNode(LifecycleNode):
             pipeline.stopwatch.percentiles(),
             {**pipeline.describe(), **pipeline.self_scores()},
         )
+        faults, before = pipeline.guard.counts(), self._faults
+        self._faults = faults
+        device = diagnostics.device_status(self.get_name(), faults, before)
         found = [status for status in statuses if status is not None]
         stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(diagnostics.array(stamp, [*found, latency]))
+        self._diagnostics.publish(diagnostics.array(stamp, [*found, latency, device]))
 
     def _serve_map(
         self, name: str, request: Trigger.Request, response: Trigger.Response

@@ -59,6 +59,17 @@ def latency_status(
     return _status(f"{node}: latency", DiagnosticStatus.OK, "OK", table)
 
 
+def device_status(node: str, faults: dict[str, int], before: dict[str, int]) -> DiagnosticStatus:
+    """OK; WARN when memory ran out or the device was lost since the last report."""
+    new = [
+        f"{what} ({n - before.get(what, 0)})"
+        for what, n in faults.items()
+        if n > before.get(what, 0)
+    ]
+    level = DiagnosticStatus.WARN if new else DiagnosticStatus.OK
+    return _status(f"{node}: device", level, ", ".join(new) or "OK", faults)
+
+
 def array(stamp: object, statuses: list[DiagnosticStatus]) -> DiagnosticArray:
     message = DiagnosticArray(status=statuses)
     message.header.stamp = stamp

@@ -59,15 +59,22 @@ class Stream:
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
-    def stop(self) -> None:
-        """Take nothing more; a step that takes too long goes on in the background, unseen."""
+    def close(self) -> None:
+        """Take nothing more, and ask the worker to end."""
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
         self._inbox.close()
-        if self._worker is not None and not self._worker.stop():
-            self._node.get_logger().warning(f"{self.topic}: a step goes on in the background")
-        self._worker = None
+        if self._worker is not None:
+            self._worker.ask_to_end()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the worker; False where a step takes too long and goes on, unseen."""
+        worker, self._worker = self._worker, None
+        if worker is None or worker.join(timeout_s):
+            return True
+        self._node.get_logger().warning(f"{self.topic}: a step goes on in the background")
+        return False
 
     def status(self, stale_after_s: float) -> DiagnosticStatus | None:
         """The state since the last call; None for an optional input that nobody sends."""

@@ -44,9 +44,11 @@ class Worker:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def stop(self, timeout_s: float = 1.5) -> bool:
-        """Ask the thread to end; False if it is still in a long computation after `timeout_s`."""
+    def ask_to_end(self) -> None:
         self._stop.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread; False if it is still in a long computation after `timeout_s`."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 

@@ -183,12 +183,28 @@ def decode_compressed_image(message: Any, max_bytes: int = DEFAULT_MAX_BYTES) ->
     return ImageFrame(stamp_ns, frame_id, _convert(picture, mosaic))
 
 
+_MAX_CHUNKS = 100_000
+
+
 def _png_header(raw: bytes) -> tuple[int, int, int]:
-    """Width, height, channels from the first chunk, which must be IHDR (PNG specification)."""
+    """Width, height, channels from the first chunk, which must be IHDR (PNG specification).
+
+    All chunks must lie within the file: decoders allocate what a chunk's length claims.
+    """
     if len(raw) < 33 or raw[12:16] != b"IHDR":
         raise InputRejected("PNG without a header")
-    if b"IEND" not in raw[-64:]:
-        raise InputRejected("PNG is cut off")
+    at = 8
+    for _ in range(_MAX_CHUNKS):
+        length, kind = int.from_bytes(raw[at : at + 4], "big"), raw[at + 4 : at + 8]
+        at += 12 + length
+        if at > len(raw) or len(kind) < 4:
+            raise InputRejected("PNG is cut off, or claims more than is there")
+        if kind == b"IEND":
+            break
+        if kind == b"acTL":
+            raise InputRejected("PNG is an animation")
+    else:
+        raise InputRejected(f"PNG of more than {_MAX_CHUNKS} chunks")
     size = int.from_bytes(raw[16:20], "big"), int.from_bytes(raw[20:24], "big")
     return *size, 1 if raw[25] == 0 else 3
 

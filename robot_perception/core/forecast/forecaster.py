@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 
 import numpy as np
@@ -71,7 +72,17 @@ class Forecaster:
 
     def step(self, scan: Scan, odometry: Odometry | None = None) -> Forecast | None:
         """The forecast after `scan`; None until its motion is known (one scan; `past` of them for
-        ATPPNet). Raises InputRejected for a scan that cannot be used."""
+        ATPPNet). Raises InputRejected for a scan that cannot be used. A step that fails leaves no
+        trace, so that it can be tried again."""
+        names = ("_last", "_past", "_sensor", "_motion", "_builder", "_scorer")
+        before = {name: copy.copy(getattr(self, name)) for name in names}
+        try:
+            return self._step(scan, odometry)
+        except Exception:
+            vars(self).update(before)
+            raise
+
+    def _step(self, scan: Scan, odometry: Odometry | None) -> Forecast | None:
         if len(scan.xyz) < _MIN_POINTS:
             raise InputRejected(f"a cloud of {len(scan.xyz)} points is too small to forecast from")
         if self._last is not None and self._starts_anew(scan, self._last):

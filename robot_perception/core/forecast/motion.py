@@ -66,7 +66,7 @@ class MotionEstimator:
             dt = (self._odometry.stamp_ns - last_odometry.stamp_ns) * 1e-9
             relative = np.linalg.inv(last_odometry.pose) @ self._odometry.pose
             source = "odom"
-            self._twists.clear()
+            self._twists = deque(maxlen=2)
         else:
             guess = exp_se3(self._twists[-1] * dt) if self._twists else np.eye(4)
             found = None
@@ -80,7 +80,8 @@ class MotionEstimator:
         ):
             twist = self._twists[-1] if self._twists else np.zeros(6)
             source = "last"
-        self._twists.append(twist)
+        # A new one: a copy of this estimator keeps its own.
+        self._twists = deque([*self._twists, twist], maxlen=2)
         # Two: more lags behind a braking robot, one passes on all the noise of the registration.
         smooth = np.mean(self._twists, axis=0)
         if np.linalg.norm(smooth[3:]) < self._standstill:

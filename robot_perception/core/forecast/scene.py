@@ -63,7 +63,9 @@ class SceneBuilder:
         stands = above_ground(scan.xyz)
         compared = [past[-lag] for lag in _LAGS if lag <= len(past)]
         velocity = velocities(scan.xyz, stands, compared, model)
-        self._past.append(PastScan(scan.xyz, scan.xyz[stands], image, np.eye(4), 0.0))
+        now = PastScan(scan.xyz, scan.xyz[stands], image, np.eye(4), 0.0)
+        # A new one: a copy of this builder keeps its own.
+        self._past = deque([*self._past, now], maxlen=self._kept)
         twist = np.zeros(6) if motion is None else motion.twist
         return Scene(
             scan.xyz, velocity, self._memory, self._age, past, twist, image, ranges, pixels

@@ -70,7 +70,8 @@ class SelfScorer:
         inverse = np.linalg.inv(poses[h])
         then = (transform(clouds[h], inverse), transform(geometry[h], inverse), scan.xyz)
         due_ns = scan.stamp_ns + round(self._horizons[h] * 1e9)
-        self._open.append(_Open(due_ns, h, sector, tuple(_within(c, sector) for c in then)))
+        made = _Open(due_ns, h, sector, tuple(_within(c, sector) for c in then))
+        self._open = [*self._open, made]
 
     def skip(self) -> None:
         """A forecast without a network: nothing to compare."""
@@ -105,6 +106,9 @@ class SelfScorer:
             return
         # Nothing predicted where there is something: as bad as a forecast can be.
         row = np.nan_to_num(row, nan=_NOTHING)
+        # New arrays: a copy of this scorer keeps its own.
+        self._sums, self._weight = self._sums.copy(), self._weight.copy()
+        self._scored = self._scored.copy()
         self._sums[made.horizon] = _FORGET * self._sums[made.horizon] + row
         self._weight[made.horizon] = _FORGET * self._weight[made.horizon] + 1
         self._scored[made.horizon] += 1

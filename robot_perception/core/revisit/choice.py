@@ -44,7 +44,8 @@ class KeyframeChooser:
         config = self._config
         if self._last_stamp is None or self._last_view is None:
             return True
-        if (frame.stamp_ns - self._last_stamp) * 1e-9 < config.keyframe_period_s:
+        # Behind it: the last keyframe had a wrong stamp.
+        if 0 <= (frame.stamp_ns - self._last_stamp) * 1e-9 < config.keyframe_period_s:
             return False
         if pose is None or self._last_pose is None:
             return 1 - float((view * self._last_view).mean()) >= _VIEW_CHANGE

@@ -62,6 +62,11 @@ class RevisitDetector:
             self._calibration = calibration or self._calibration
         self.reset()
 
+    def change_device(self, device: str, backbone: Backbone | None = None) -> None:
+        """Go on with features computed on another device; the map stays."""
+        self._config = replace(self._config, device=device)
+        self._extract = FeatureExtractor(self._config, backbone)
+
     @property
     def backend(self) -> str:
         return self._extract.name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from robot_perception.core.backbone import Backbone
@@ -10,6 +12,8 @@ from robot_perception.core.segmentation import embedded
 from robot_perception.core.segmentation.masks import Regions, from_masks, largest, table
 from robot_perception.core.segmentation.tracking import Tracker
 from robot_perception.core.types import ImageFrame, Segmentation
+
+_LEAST_BATCH = 8
 
 
 class Segmenter:
@@ -49,6 +53,14 @@ class Segmenter:
             self.backend,
             descriptors,
         )
+
+    def use_smaller_batch(self) -> bool:
+        """Let the network take a quarter of the prompts at once; False where that cannot help."""
+        batch = self._config.decoder_batch
+        if self._config.backend == "embedded" or batch <= _LEAST_BATCH:
+            return False
+        self._config = replace(self._config, decoder_batch=max(_LEAST_BATCH, batch // 4))
+        return True
 
     def reset(self) -> None:
         """Forget all tracks."""

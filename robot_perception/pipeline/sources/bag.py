@@ -40,6 +40,7 @@ _ROS1 = get_typestore(Stores.ROS1_NOETIC)
 _SUFFIXES = (".mcap", ".db3")
 _COMPRESSED = ".zstd"
 _MAX_TEXT_BYTES = 2**20
+_MAX_NAME = 1000
 # Stamps are signed 64-bit numbers in ROS; MCAP's are unsigned.
 _END_OF_TIME_NS = 2**63
 
@@ -160,17 +161,16 @@ def open_bag_folder(path: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> BagRecord
     Only the last part of a file name in the metadata counts: no file outside `path` is opened.
     """
     damage: list[str] = []
-    information: Mapping[str, Any] = {}
     try:
         information = _metadata(path / "metadata.yaml")
-        names = [PureWindowsPath(str(name)).name for name in information["relative_file_paths"]]
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        names = [PureWindowsPath(name).name for name in information["relative_file_paths"]]
+        mode, kind = (information.get(f"compression_{key}") or "" for key in ("mode", "format"))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"is invalid ({error})"
         damage.append(f"metadata.yaml {reason}")
-        names = [file.name for file in _storage_files(path)]
-    mode = str(information.get("compression_mode") or "").lower()
-    if mode in ("file", "message") and information.get("compression_format") != "zstd":
-        raise RecordingError(f"{path}: compression {information.get('compression_format')!r}")
+        names, mode, kind = [file.name for file in _storage_files(path)], "", ""
+    if mode.lower() in ("file", "message") and kind != "zstd":
+        raise RecordingError(f"{path}: compression {kind!r}")
     storages: list[Storage] = []
     temporary = (
         tempfile.TemporaryDirectory() if any(n.endswith(_COMPRESSED) for n in names) else None
@@ -187,8 +187,9 @@ def open_bag_folder(path: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> BagRecord
             damage.append(str(error))
     if not storages:
         raise RecordingError(f"{path}: no readable .mcap or .db3 file; {'; '.join(damage)}")
-    kind = "rosbag2 mcap" if isinstance(storages[0], McapStorage) else "rosbag2 sqlite3"
-    return BagRecording(path, kind, storages, damage, mode == "message", max_bytes, temporary)
+    stored_as = "rosbag2 mcap" if isinstance(storages[0], McapStorage) else "rosbag2 sqlite3"
+    packed = mode.lower() == "message"
+    return BagRecording(path, stored_as, storages, damage, packed, max_bytes, temporary)
 
 
 def _metadata(path: Path) -> Mapping[str, Any]:
@@ -200,6 +201,11 @@ def _metadata(path: Path) -> Mapping[str, Any]:
         information["relative_file_paths"], list
     ):
         raise ValueError("not the information of a bag")
+    texts = [*information["relative_file_paths"]]
+    texts += [information.get(f"compression_{key}") or "" for key in ("mode", "format")]
+    # Aliases make a small file stand for gigabytes of text: nothing but text is made text of.
+    if not all(isinstance(text, str) and len(text) < _MAX_NAME for text in texts):
+        raise ValueError("not the names of files")
     return information
 
 
