@@ -5,6 +5,7 @@ One forward serves segmentation and revisit: the last image's features are kept.
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from robot_perception.core.errors import InputRejected, WeightsRejected
 from robot_perception.core.types import F32, U8
-from robot_perception.core.weights import load_into, load_state_dict, pick_device, resolve
+from robot_perception.core.weights import load_checkpoint, load_into, pick_device
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -32,24 +34,20 @@ class Backbone:
     def __init__(self, name: str, checkpoint: str, device: str) -> None:
         self.name = name
         self._device = pick_device(device)
-        state = load_state_dict(resolve(checkpoint))
+        state = load_checkpoint(checkpoint)
         try:
             model: Any = timm.create_model(
                 name, pretrained=False, num_classes=0, dynamic_img_size=True
             )
         except (RuntimeError, TypeError) as error:
             raise WeightsRejected(f"{name} is no vision transformer that timm knows") from error
-        # timm's own filter renames the official keys and resamples the position embedding.
-        state = timm.models.vision_transformer.checkpoint_filter_fn(state, model)
-        state.pop("mask_token", None)
-        load_into(model, state)
+        load_into(model, _renamed(state, model))
         self._model = model.to(self._device).eval()
         self._patch = int(model.patch_embed.patch_size[0])
         self._lock = threading.Lock()
         self._last: tuple[U8, F32] | None = None
         self.forwards = 0
 
-    @torch.no_grad()
     def features(self, rgb: U8) -> F32:
         """Patch features (h, w, D) of an image (H, W, 3); prefix and register tokens left out.
 
@@ -84,6 +82,7 @@ class Backbone:
         norms = np.linalg.norm(pooled, axis=1, keepdims=True)
         return np.asarray(pooled / np.maximum(norms, 1e-12), np.float32)
 
+    @torch.no_grad()
     def _forward(self, rgb: U8) -> F32:
         height, width = rgb.shape[:2]
         factor = _LONGER_SIDE / max(height, width)
@@ -100,3 +99,24 @@ class Backbone:
         self.forwards += 1
         patches = tokens[0, self._model.num_prefix_tokens :]
         return np.asarray(patches.reshape(rows, columns, -1).float().cpu().numpy(), np.float32)
+
+
+def _renamed(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """An official checkpoint under timm's names, its position embedding at the model's size.
+
+    Done by the filter of timm's module; DINOv2's mask token, which only its training uses, goes.
+    """
+    official = state.get("patch_embed.proj.weight")
+    own = model.patch_embed.proj.weight
+    # The filter would resample the patches of another model without a word.
+    if official is not None and official.shape != own.shape:
+        raise WeightsRejected(
+            f"weights of another model: its patches are {tuple(official.shape)}, "
+            f"not {tuple(own.shape)}"
+        )
+    module = sys.modules[type(model).__module__]
+    try:
+        renamed: dict[str, Tensor] = module.checkpoint_filter_fn(dict(state), model)
+    except Exception as error:  # the filter expects the keys and shapes of its model
+        raise WeightsRejected("weights of another model: timm cannot convert them") from error
+    return {key: value for key, value in renamed.items() if key != "mask_token"}

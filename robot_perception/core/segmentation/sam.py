@@ -22,14 +22,14 @@ from torchvision.ops import nms
 from robot_perception.core.config import SegmentationConfig
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.types import F32, U8
-from robot_perception.core.weights import load_into, load_state_dict, pick_device, resolve
+from robot_perception.core.weights import load_checkpoint, load_into, pick_device
 
 _STABILITY_OFFSET = 1.0
 
 
 def load_sam(config: SegmentationConfig) -> Sam:
     """The variant `config.model` with the official checkpoint; raises WeightsRejected."""
-    state = load_state_dict(resolve(config.checkpoint))
+    state = load_checkpoint(config.checkpoint)
     model: Sam = sam_model_registry[config.model](checkpoint=None)
     load_into(model, state)
     return model.to(pick_device(config.device)).eval()
@@ -48,9 +48,13 @@ def everything(
     """
     height, width = rgb.shape[:2]
     resize = ResizeLongestSide(model.image_encoder.img_size)
-    pixels = torch.as_tensor(resize.apply_image(rgb), device=model.device)
-    inputs = model.preprocess(pixels.permute(2, 0, 1)[None].contiguous())
-    embedding = model.image_encoder(inputs)
+    try:
+        pixels = torch.as_tensor(resize.apply_image(rgb), device=model.device)
+        inputs = model.preprocess(pixels.permute(2, 0, 1)[None].contiguous())
+        embedding = model.image_encoder(inputs)
+    except torch.cuda.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise InputRejected("out of GPU memory for the image encoder") from error
     grid = build_point_grid(config.points_per_side) * np.array([width, height])
     points = torch.as_tensor(resize.apply_coords(grid, (height, width)), device=model.device)
     batch = config.decoder_batch
