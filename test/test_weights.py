@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import threading
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from robot_perception.apps.cli import main
 from robot_perception.core import weights
 from robot_perception.core.errors import WeightsRejected
 from robot_perception.core.weights import (
@@ -102,7 +104,7 @@ def test_values_of_another_kind_are_rejected(tmp_path: Path) -> None:
 def test_the_manifest_is_well_formed() -> None:
     for name, checkpoint in manifest().items():
         assert checkpoint.name == name and checkpoint.url.startswith("https://")
-        assert checkpoint.file.endswith(".pth") and checkpoint.licence
+        assert checkpoint.file.endswith((".pth", ".pt")) and checkpoint.licence
         assert checkpoint.sha256 is None or len(bytes.fromhex(checkpoint.sha256)) == 32
         assert checkpoint.size is None or checkpoint.size > 10**6
     assert len({c.file for c in manifest().values()}) == len(manifest())
@@ -199,6 +201,21 @@ def test_another_file_is_not_kept(registered: Checkpoint, monkeypatch: pytest.Mo
             check("tiny")
     with pytest.raises(WeightsRejected, match="registered"):
         fetch("huge")
+
+
+def test_the_command_line_lists_fetches_and_verifies(
+    registered: Checkpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["weights", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["present"] is False
+    monkeypatch.setattr(Server, "cut", 100)
+    assert main(["weights", "fetch", "tiny"]) == 2
+    monkeypatch.setattr(Server, "cut", 0)
+    assert main(["weights", "fetch", "tiny"]) == 0
+    assert main(["weights", "verify"]) == 0
+    registered.path.write_bytes(b"damaged")
+    assert main(["weights", "verify", "tiny"]) == 2
+    assert main(["weights", "fetch", "huge"]) == 2
 
 
 def test_names_are_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from robot_perception.apps import weights
 from robot_perception.core.errors import WeightsRejected
 from robot_perception.pipeline.perception import TASKS
 
@@ -92,6 +93,7 @@ def segment(
 
 evaluations = typer.Typer(no_args_is_help=True, help="Scores against what then happened.")
 app.add_typer(evaluations, name="evaluate")
+app.add_typer(weights.app, name="weights")
 
 
 @evaluations.command()
