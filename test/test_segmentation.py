@@ -22,7 +22,8 @@ from robot_perception.core.config import SegmentationConfig
 from robot_perception.core.errors import InputRejected, WeightsRejected
 from robot_perception.core.metrics import mask_iou
 from robot_perception.core.segmentation import embedded
-from robot_perception.core.segmentation.sam import everything, load_sam
+from robot_perception.core.segmentation.automatic import everything
+from robot_perception.core.segmentation.sam import PromptableSam, load_sam
 from robot_perception.core.segmentation.segmenter import Segmenter
 from robot_perception.core.segmentation.tracking import Tracker
 from robot_perception.core.types import U8, ImageFrame
@@ -155,7 +156,7 @@ def test_everything_equals_the_reference(kitti: Path) -> None:
         model, points_per_side=8, crop_n_layers=0, **thresholds
     ).generate(rgb)
     config = SegmentationConfig(points_per_side=8, decoder_batch=20, **thresholds)
-    found, _, _ = everything(model, rgb, config)
+    found = everything(PromptableSam(model), rgb, config).masks
     theirs = np.stack([r["segmentation"] for r in reference])
     assert len(theirs) > 2
     assert abs(len(found) - len(theirs)) <= 0.02 * len(theirs)
@@ -194,15 +195,19 @@ def test_many_masks_are_filtered_as_in_the_reference(kitti: Path, nms_thresh: fl
         model, points_per_side=16, crop_n_layers=0, **thresholds
     ).generate(rgb)
     config = SegmentationConfig(points_per_side=16, decoder_batch=100, **thresholds)
-    found, iou, stability = everything(model, rgb, config)
+    ours = everything(PromptableSam(model), rgb, config)
+    found = ours.masks
     theirs = np.stack([r["segmentation"] for r in reference])
     assert len(theirs) >= 30
     assert abs(len(found) - len(theirs)) <= 0.02 * len(theirs)
     overlap = mask_iou(theirs, found)
     assert overlap.max(axis=1).mean() >= 0.98
     same = overlap.argmax(axis=1)
-    for ours, name in ((iou, "predicted_iou"), (stability, "stability_score")):
-        assert np.mean(np.isclose(ours[same], [r[name] for r in reference], atol=1e-5)) >= 0.98
+    for score, name in (
+        (ours.predicted_iou, "predicted_iou"),
+        (ours.stability, "stability_score"),
+    ):
+        assert np.mean(np.isclose(score[same], [r[name] for r in reference], atol=1e-5)) >= 0.98
 
 
 @pytest.mark.slow
@@ -213,7 +218,7 @@ def test_an_official_checkpoint_loads(tmp_path: Path) -> None:
     config = SegmentationConfig(
         backend="sam", checkpoint=str(tmp_path / "sam_vit_b_01ec64.pth"), device="cpu"
     )
-    loaded = load_sam(config).state_dict()
+    loaded = load_sam(config).model.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
     with pytest.raises(WeightsRejected, match="mismatch"):
         load_sam(SegmentationConfig(backend="sam", model="vit_l", checkpoint=config.checkpoint))
