@@ -48,13 +48,17 @@ def of_encoded(model: Promptable, image: Encoded, config: SegmentationConfig) ->
     kept = _low_resolution_survivors(image, low, iou, config)
     low, iou = low[kept], iou[kept]
     masks, stable = upsampled(model, image, low, _STABILITY_OFFSET)
+    return _last_choice(masks, iou, stable, config)
+
+
+def _last_choice(masks: Tensor, iou: Tensor, stable: Tensor, config: SegmentationConfig) -> Masks:
+    """What the reference keeps of full-size masks (K, H, W): stable ones without duplicates."""
     good = torch.ones(len(masks), dtype=torch.bool)
     if config.stability_score_thresh > 0:
         good = stable >= config.stability_score_thresh
     masks, iou, stable = masks[good.to(masks.device)], iou[good.to(iou.device)], stable[good]
     last = nms(_boxes(masks), iou, config.box_nms_thresh)
-    chosen = last.cpu()
-    return Masks(masks[last].cpu().numpy(), iou[last].cpu().numpy(), stable[chosen].numpy())
+    return Masks(masks[last].cpu().numpy(), iou[last].cpu().numpy(), stable[last.cpu()].numpy())
 
 
 def _decode_grid(

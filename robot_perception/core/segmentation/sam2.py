@@ -102,8 +102,9 @@ class PromptableSam2:
         """The model's input (1, 3, 1024, 1024): scaled to that size whatever the shape."""
         side = self.model.image_size
         image = torch.from_numpy(rgb).to(self.device).permute(2, 0, 1).float() / 255
-        scaled = resize(image, [side, side], antialias=True)
-        return (scaled - _MEAN.to(self.device))[None] / _STD.to(self.device)
+        scaled: Tensor = resize(image, [side, side], antialias=True)
+        normal: Tensor = (scaled - _MEAN.to(self.device)) / _STD.to(self.device)
+        return normal[None]
 
     @torch.inference_mode()
     def decode(
