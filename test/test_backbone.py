@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from robot_perception.core.backbone import Backbone
+from robot_perception.core.backbone import Backbone, Layer
 from robot_perception.core.config import RevisitConfig, SegmentationConfig
 from robot_perception.core.errors import WeightsRejected
 from robot_perception.core.types import ImageFrame, Revisit, Segmentation
@@ -44,6 +44,26 @@ def test_features_are_those_of_the_model_without_its_class_token(checkpoint: Pat
     np.testing.assert_allclose(again.reshape(-1, 192), tokens[0][0, 1:].numpy(), atol=1e-5)
 
 
+def test_blocks_and_facets_are_those_of_the_model(checkpoint: Path) -> None:
+    backbone, rgb = Backbone(NAME, str(checkpoint), "cpu"), picture()
+    layers = [Layer(3, facet) for facet in ("token", "query", "key", "value")]
+    watched = [backbone.watch(layer) for layer in (*layers, Layer(-1, "value"), Layer())]
+    assert watched[4] == Layer(11, "value") and watched[5] == Layer(11, "token")
+    found = [backbone.features(rgb, layer).reshape(-1, 192) for layer in watched]
+    assert backbone.forwards == 1
+    np.testing.assert_array_equal(found[5], backbone.features(rgb).reshape(-1, 192))
+    # The third block's output is what the fourth takes: its attention's projections of that.
+    third = backbone.watch(Layer(2))
+    tokens = torch.from_numpy(backbone.features(rgb, third).reshape(1, -1, 192))
+    block = backbone._model.blocks[3]
+    with torch.no_grad():
+        projected = block.attn.qkv(block.norm1(tokens))[0].reshape(-1, 3, 192)
+    for i in range(3):
+        np.testing.assert_allclose(found[1 + i], projected[:, i].numpy(), atol=1e-4)
+    with pytest.raises(WeightsRejected, match="12 blocks"):
+        backbone.watch(Layer(12, "value"))
+
+
 def test_segments_are_pooled_to_unit_length(checkpoint: Path) -> None:
     backbone = Backbone(NAME, str(checkpoint), "cpu")
     features = np.zeros((2, 2, 3), np.float32)
@@ -65,7 +85,7 @@ def test_one_forward_serves_segmentation_and_revisit(checkpoint: Path) -> None:
     assert isinstance(segmentation, Segmentation) and segmentation.descriptors is not None
     norms = np.linalg.norm(segmentation.descriptors, axis=1)
     np.testing.assert_allclose(norms, 1, atol=1e-5)
-    assert isinstance(keyframe, Revisit) and keyframe.backend == f"dino:{NAME}"
+    assert isinstance(keyframe, Revisit) and keyframe.backend.startswith(f"dino:{NAME} block 11")
 
 
 def test_other_checkpoints_and_unknown_models_are_refused(checkpoint: Path) -> None:

@@ -58,6 +58,16 @@ def test_things_are_found_and_described_truly() -> None:
         assert np.allclose(segmentation.confidence[mask], segment.predicted_iou)
 
 
+def test_images_may_change_their_size() -> None:
+    segmenter = Segmenter(SegmentationConfig())
+    rng = np.random.default_rng(0)
+    for i, (height, width) in enumerate([(240, 320), (120, 160), (120, 160), (240, 320)] * 2):
+        blocks = rng.integers(0, 255, (6, 8, 3), np.uint8)
+        rgb = np.kron(blocks, np.ones((height // 6, width // 8, 1), np.uint8))
+        result = segmenter.step(ImageFrame(i, "camera", np.ascontiguousarray(rgb)))
+        assert result.labels.shape == (height, width) and len(result.segments) > 5
+
+
 def test_ids_stay_on_moving_things_and_come_back_after_a_gap() -> None:
     segmenter = Segmenter(SegmentationConfig())
     seen = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 
 from robot_perception.apps import weights
+from robot_perception.core.config import RevisitConfig
 from robot_perception.core.errors import WeightsRejected
 from robot_perception.pipeline.perception import TASKS
 
@@ -102,14 +104,157 @@ def forecast(
     config: ConfigFile = None,
     settings: Settings = None,
     stride: Annotated[int, typer.Option(help="score every so many-th scan", min=1)] = 1,
+    method: Annotated[
+        list[str] | None, typer.Option(help="NAME, or NAME=WEIGHTS; all without weights by default")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the scores here")] = None,
 ) -> None:
-    """Forecasts against the scans that came, beside repeating the last scan."""
+    """Forecasts against the scans that came: geometry, networks and baselines side by side."""
     from robot_perception.apps.evaluate import evaluate_forecast
     from robot_perception.pipeline.settings import load_tasks
 
     tasks = load_tasks(config, settings or (), ["forecast"])
-    raise typer.Exit(evaluate_forecast(recording, tasks, stride, json_file, console))
+    raise typer.Exit(evaluate_forecast(recording, tasks, stride, method, json_file, console))
+
+
+forecasts = typer.Typer(no_args_is_help=True, help="Networks for the LiDAR at hand.")
+app.add_typer(forecasts, name="forecast")
+
+
+@forecasts.command("train")
+def train_forecast(
+    out: Annotated[Path, typer.Option(help="weights to write (.safetensors)")],
+    recordings: Annotated[
+        list[Path] | None, typer.Option("--from", help="recording to learn from")
+    ] = None,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="recording to validate on; else the end of each")
+    ] = None,
+    drives: Annotated[int, typer.Option(help="simulated drives to learn from", min=0)] = 0,
+    network: Annotated[str, typer.Option(help="ours, atppnet or atppnet_warped")] = "ours",
+    start: Annotated[Path | None, typer.Option(help="weights to adapt (ours)")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    learning_rate: Annotated[float, typer.Option(help="of ours")] = 2e-3,
+    stride: Annotated[int, typer.Option(help="a sample at every so many-th scan", min=1)] = 3,
+    seed: int = 0,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Train a forecaster, self-supervised, on recordings of any spinning LiDAR; can be resumed."""
+    from robot_perception.apps.train import train_forecast as run
+    from robot_perception.core.forecast.training import TrainingConfig
+    from robot_perception.pipeline.settings import load_tasks
+
+    if network not in ("ours", "atppnet", "atppnet_warped"):
+        raise ValueError(f"no network is called {network}")
+    chosen = load_tasks(config, settings or (), ["forecast"]).forecast
+    assert chosen is not None
+    training = TrainingConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
+    best = run(
+        recordings or [], validation or [], drives, out, network, chosen, training, stride, start,
+        console,
+    )  # fmt: skip
+    console.print(f"written: {out} (epoch {best.epoch})")
+
+
+Radius = Annotated[float, typer.Option(help="a revisit is right within this, m", min=0.0)]
+Angle = Annotated[float, typer.Option(help="and within this turn, degrees", min=0.0, max=180.0)]
+Vocabulary = Annotated[Path | None, typer.Option(help="vocabulary file, as `revisit fit` makes it")]
+
+
+@evaluations.command("revisit")
+def evaluate_revisit(
+    recording: Recording,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    vocabulary: Vocabulary = None,
+    radius: Radius = 0.5,
+    angle: Angle = 30.0,
+    published: Annotated[bool, typer.Option(help="SegVLAD as published too (slow)")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the scores here")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for plot and scores")] = None,
+) -> None:
+    """Revisits against true poses, or against the truth of two walks, beside simple baselines."""
+    from robot_perception.apps.revisit import evaluate_and_show
+
+    chosen = _revisit_config(config, settings, vocabulary)
+    status = evaluate_and_show(recording, chosen, radius, angle, published, json_file, out, console)
+    raise typer.Exit(status)
+
+
+revisits = typer.Typer(no_args_is_help=True, help="Vocabulary, calibration and maps of places.")
+app.add_typer(revisits, name="revisit")
+
+
+@revisits.command()
+def fit(
+    recordings: Annotated[list[Path], typer.Argument(help="recordings with images")],
+    out: Annotated[Path, typer.Option(help="vocabulary file to write")],
+    images: Annotated[
+        int, typer.Option(help="most images to fit on, of all recordings", min=1)
+    ] = 200,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit vocabulary and PCA on recordings, for the parameter `vocabulary`."""
+    from robot_perception.apps.revisit import fit as run
+
+    _print(run(recordings, _revisit_config(config, settings, None), images, out, console), as_json)
+
+
+@revisits.command()
+def calibrate(
+    recording: Recording,
+    precision: Annotated[float, typer.Option(help="wanted of revisits", min=0.5, max=1.0)] = 0.99,
+    vocabulary: Vocabulary = None,
+    out: Annotated[Path | None, typer.Option(help="file to write; default: the vocabulary")] = None,
+    radius: Radius = 0.5,
+    angle: Angle = 30.0,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the probability that gives a precision, on a recording with true poses or two walks."""
+    from robot_perception.apps.revisit import calibrate_vocabulary
+
+    target = out or vocabulary
+    if target is None:
+        raise ValueError("name a file to write: --out, or --vocabulary for its calibration")
+    chosen = _revisit_config(config, settings, vocabulary)
+    result = calibrate_vocabulary(recording, chosen, precision, radius, angle, target, console)
+    _print(result, as_json)
+
+
+@revisits.command()
+def merge(
+    first: Annotated[Path, typer.Argument(help="a map")],
+    second: Annotated[Path, typer.Argument(help="another, made with the same vocabulary")],
+    out: Annotated[Path, typer.Option(help="map file to write")],
+    as_json: AsJson = False,
+) -> None:
+    """Join two maps, and find the places that are in both."""
+    from robot_perception.apps.revisit import merge as run
+
+    _print(run(first, second, out, console), as_json)
+
+
+def _revisit_config(
+    config: Path | None, settings: list[str] | None, vocabulary: Path | None
+) -> RevisitConfig:
+    from robot_perception.pipeline.settings import load_tasks
+
+    chosen = load_tasks(config, settings or (), ["revisit"]).revisit
+    assert chosen is not None
+    return replace(chosen, vocabulary=str(vocabulary)) if vocabulary else chosen
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        console.print(f"{name}: {value}", highlight=False)
 
 
 @app.command()

@@ -81,11 +81,30 @@ class RevisitConfig:
         "vit_small_patch14_dinov2", "timm name of the DINO/DINOv2 backbone (backend dino)"
     )
     backbone_checkpoint: str = param("", "path or registered name of the backbone's checkpoint")
+    backbone_block: int = param(
+        -1, "transformer block whose features are used; -1 is the last", low=-100, high=100
+    )
+    backbone_facet: str = param(
+        "token",
+        "which of the block's features: its output, or its attention's key, query or value",
+        choices=("token", "key", "query", "value"),
+    )
     device: str = device_param()
     vocabulary: str = param("", "vocabulary file; empty: fitted during the first keyframes")
     vocabulary_size: int = param(32, "centres of the VLAD vocabulary", low=2, high=1024)
     fit_keyframes: int = param(10, "keyframes the vocabulary is fitted on, if none is given", low=1)
-    neighbour_order: int = param(2, "neighbourhood order of a super-segment", low=0, high=3)
+    regions: str = param(
+        "segments",
+        "what is described: segments, or the cells of a grid, which cost no segmentation",
+        choices=("segments", "cells"),
+    )
+    neighbour_order: int = param(1, "neighbourhood order of a super-segment", low=0, high=3)
+    prune_iou: float = param(
+        1.0,
+        "overlap (IoU) above which a super-segment repeats another; 1 keeps all",
+        low=0.0,
+        high=1.0,
+    )
     keyframe_period_s: float = param(0.5, "least time between keyframes", unit="s", low=0.0)
     keyframe_distance_m: float = param(
         0.5, "least motion between keyframes where odometry is known", unit="m", low=0.0
@@ -99,7 +118,12 @@ class RevisitConfig:
     )
     shortlist: int = param(10, "keyframes kept for the geometric check", low=1, high=1000)
     min_inliers: int = param(20, "least geometric inliers of a revisit", low=8)
-    min_probability: float = param(0.5, "least probability of a revisit", low=0.0, high=1.0)
+    min_probability: float = param(
+        0.0,
+        "least probability of a revisit; 0: the vocabulary file's, 0.9 without one",
+        low=0.0,
+        high=1.0,
+    )
     consecutive: int = param(1, "keyframes in a row that must agree", low=1, high=10)
     map_path: str = param("", "map file loaded at start, and saved to on request; empty: none")
 
@@ -110,10 +134,13 @@ class ForecastConfig:
 
     method: str = param(
         "ego_warp",
-        "what predicts: constant-velocity ego-warp, or the ATPPNet network",
-        choices=("ego_warp", "atppnet"),
+        "what predicts: constant-velocity ego-warp, the same with moving things, the network that "
+        "chooses among what these propose, or ATPPNet",
+        choices=("ego_warp", "scene_flow", "ours", "atppnet"),
     )
-    checkpoint: str = param("", "path or registered name of the network's weights (method atppnet)")
+    checkpoint: str = param(
+        "", "path or registered name of the network's weights; empty: those in the package (ours)"
+    )
     device: str = device_param()
     horizons: int = param(5, "number of future scans", low=1, high=50)
     period_s: float = param(0.1, "time between the predicted scans", unit="s", low=0.01, high=1.0)

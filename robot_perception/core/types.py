@@ -109,7 +109,8 @@ class Revisit:
     optical frame, translation of unit length when `scale_known` is False. `keyframe_positions`
     (K, 3) in `odom_frame_id` (NaN without odometry) and `edges` (E, 2) keyframe ids are the whole
     graph so far. `match_rgb` is the matched keyframe's thumbnail and `match_size` its
-    original width and height in pixels.
+    original width and height in pixels. `labels` and `match_labels` (h, w) are the segments of both
+    at the size of thumbnails.
     """
 
     stamp_ns: int
@@ -128,6 +129,8 @@ class Revisit:
     covariance: F64 | None = None
     match_rgb: U8 | None = None
     match_size: tuple[int, int] | None = None
+    labels: U16 | None = None
+    match_labels: U16 | None = None
     odom_frame_id: str = ""
     keyframe_positions: F32 = field(default_factory=lambda: np.zeros((0, 3), np.float32))
     edges: I32 = field(default_factory=lambda: np.zeros((0, 2), np.int32))
@@ -141,7 +144,8 @@ class Forecast:
     scan). `clouds` (N_t, 3) float32; `probabilities` (N_t,) float32 that the point is there;
     `range_images` (T, H, W) float32 metres, 0 where nothing is predicted, each seen from where the
     sensor will be at that horizon. `sensor_poses` (T, 4, 4): the predicted sensor pose at each
-    horizon in the sensor frame of the last scan. `method` names what made it.
+    horizon in the sensor frame of the last scan. `method` names what made it. `moving` (N_t,):
+    which points move by themselves, where that is known.
     """
 
     stamp_ns: int
@@ -152,6 +156,7 @@ class Forecast:
     range_images: F32
     sensor_poses: F64
     method: str
+    moving: tuple[NDArray[np.bool_], ...] | None = None
 
 
 Frame: TypeAlias = ImageFrame | Scan | CameraInfo | Odometry

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from robot_perception.core.types import F32, U8, U16, ImageFrame, Revisit
+from robot_perception.core.types import F32, I32, U8, U16, ImageFrame, Revisit
 
 BACKGROUND = (13, 17, 23)
 _RING = (38, 45, 56)
@@ -57,7 +57,8 @@ def overlay(rgb: U8, labels: U16, strength: float = 0.5) -> U8:
 
 
 def evidence(frame: ImageFrame, revisit: Revisit, height: int = 360, stacked: bool = False) -> U8:
-    """This image and the matched keyframe (a blank if there is none), inliers joined by lines.
+    """This image and the matched keyframe (a blank if there is none): segments that match in the
+    same colour, inliers joined by lines.
 
     Side by side, each `height` pixels high; with `stacked` one above the other, for wide images.
     """
@@ -71,6 +72,10 @@ def evidence(frame: ImageFrame, revisit: Revisit, height: int = 360, stacked: bo
     if stacked and match.shape[1] != query.shape[1]:
         tall = round(match.shape[0] * query.shape[1] / match.shape[1])
         match = np.asarray(cv2.resize(match, (query.shape[1], tall), interpolation=cv2.INTER_AREA))
+    if revisit.labels is not None and revisit.match_labels is not None:
+        pairs = _one_to_one(revisit.segment_pairs)
+        _tint(query, revisit.labels, pairs[:, 0])
+        _tint(match, revisit.match_labels, pairs[:, 1])
     shift = (0, height + _GAP) if stacked else (query.shape[1] + _GAP, 0)
     canvas = np.empty((match.shape[0] + shift[1], match.shape[1] + shift[0], 3), np.uint8)
     canvas[:] = BACKGROUND
@@ -186,11 +191,33 @@ def label(canvas: U8, text: str, dot: tuple[int, int, int] | None = None) -> Non
     _text(canvas, text, (left, (size + 13) // 2), _WHITE, size=size, anchor="lm")
 
 
+def _one_to_one(pairs: I32) -> I32:
+    """Of pairs (P, 2), the best first, those whose segments have no better partner."""
+    best = np.zeros((2, len(pairs)), bool)
+    for side in (0, 1):
+        best[side, np.unique(pairs[:, side], return_index=True)[1]] = True
+    return pairs[best.all(axis=0)]
+
+
+def _tint(picture: U8, labels: U16, names: I32) -> None:
+    """Tint and outline the segments `names` of `labels` (h, w), the i-th in the i-th colour."""
+    shape = (picture.shape[1], picture.shape[0])
+    scaled = cv2.resize(labels, shape, interpolation=cv2.INTER_NEAREST)
+    for i, name in enumerate(names):
+        mask = (scaled == name).astype(np.uint8)
+        colour = _PALETTE[1 + i % (len(_PALETTE) - 1)]
+        inside = mask.astype(bool)
+        picture[inside] = (0.6 * picture[inside] + 0.4 * colour).astype(np.uint8)
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        bright = tuple(int(c) for c in colour)
+        cv2.drawContours(picture, contours, -1, bright, 2, cv2.LINE_AA)
+
+
 def _lines(
     canvas: U8, keypoints: F32, scale_query: float, scale_match: float, shift: tuple[int, int]
 ) -> None:
-    # A hundred lines say as much as a thousand.
-    step = max(1, len(keypoints) // 100)
+    # Forty lines say as much as a thousand, and leave the picture to be seen.
+    step = max(1, len(keypoints) // 40)
     for i, (u0, v0, u1, v1) in enumerate(keypoints[::step]):
         start = (round(float(u0 * scale_query)), round(float(v0 * scale_query)))
         end = (

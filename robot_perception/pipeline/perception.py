@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -162,6 +162,19 @@ class Pipeline:
             parts[FORECAST] = self.tasks.forecast.method
         return parts
 
+    def self_scores(self) -> dict[str, object]:
+        """How the forecasts did beside geometry and repeating, by horizon, where that is scored."""
+        known = self.forecaster.self_scores() if self.forecaster else None
+        if known is None or self.forecaster is None:
+            return {}
+        values: dict[str, object] = {
+            f"{name} {measure} by horizon": " ".join(f"{v:.4g}" for v in row)
+            for name, measures in known.items()
+            for measure, row in measures.items()
+        }
+        values["falls back to geometry"] = str(self.forecaster.falls_back).lower()
+        return values
+
     def expect_restart(self) -> None:
         """The clock jumped back: the next frame with a stamp that is not newer starts anew."""
         self._restart_on_next = {ImageFrame, Scan}
@@ -234,9 +247,7 @@ class Pipeline:
             self.forecaster.reset()
 
     def _make_detector(self, config: RevisitConfig) -> RevisitDetector:
-        backbone = None
-        if config.backend == "dino":
-            backbone = self._backbone(config.backbone, config.backbone_checkpoint, config.device)
+        backbone = make_backbone(config, self._backbone)
         # Used only where no labels come with the image: the revisit node on its own.
         segmenter = Segmenter(SegmentationConfig(device=config.device))
         detector = RevisitDetector(config, backbone, lambda frame: segmenter.step(frame).labels)
@@ -249,6 +260,15 @@ class Pipeline:
         if key not in self._backbones:
             self._backbones[key] = Backbone(name, checkpoint, device)
         return self._backbones[key]
+
+
+def make_backbone(
+    config: RevisitConfig, make: Callable[[str, str, str], Backbone] = Backbone
+) -> Backbone | None:
+    """The backbone that `config` asks for, if any; raises WeightsRejected."""
+    if config.backend != "dino":
+        return None
+    return make(config.backbone, config.backbone_checkpoint, config.device)
 
 
 def in_odometry_frame(forecast: Forecast, odometry: Odometry) -> Forecast:

@@ -264,7 +264,9 @@ class PerceptionNode(LifecycleNode):
             return
         statuses = [s.status(self._run.stale_after_s) for s in self._streams.values()]
         latency = diagnostics.latency_status(
-            self.get_name(), pipeline.stopwatch.percentiles(), pipeline.describe()
+            self.get_name(),
+            pipeline.stopwatch.percentiles(),
+            {**pipeline.describe(), **pipeline.self_scores()},
         )
         found = [status for status in statuses if status is not None]
         stamp = self.get_clock().now().to_msg()

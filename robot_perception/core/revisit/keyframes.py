@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,145 +11,213 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from PIL import Image
 
 from robot_perception.core.errors import WeightsRejected
-from robot_perception.core.revisit.vlad import Vocabulary
-from robot_perception.core.types import F32, F64, I32, U8
+from robot_perception.core.revisit import storage
+from robot_perception.core.revisit.features import DESCRIPTOR_DIMENSIONS
+from robot_perception.core.revisit.vlad import Vocabulary, checked_vocabulary, vocabulary_hash
+from robot_perception.core.types import F32, F64, I32, U8, U16
 
-FORMAT = "robot_perception place map 1"
+FORMAT = "robot_perception place map 5"
 _THUMBNAIL_SIDE = 320
 
 
 @dataclass(frozen=True, eq=False)
 class Keyframe:
     """A place: super-segment `descriptors` (S, P), the `image_descriptor` (K * D,), keypoints with
-    the labels they lie on, the pose in the odometry frame if known, and a JPEG thumbnail.
+    the labels they lie on, the pose in the odometry frame if known, a JPEG `thumbnail`, and a PNG
+    of the label image at its size.
 
-    `travelled_m` is the distance driven up to here, NaN without odometry."""
+    `travelled_m` is the distance driven up to here, NaN without odometry. Poses and stamps of one
+    `session` belong together; those of another may have another origin."""
 
     id: int
     stamp_ns: int
     descriptors: NDArray[np.float16]
     image_descriptor: NDArray[np.float16]
     keypoints: F32
-    keypoint_descriptors: NDArray[np.float16]
+    keypoint_descriptors: NDArray[np.int8]
     keypoint_labels: I32
     pose: F64 | None
     travelled_m: float
     size: tuple[int, int]
     thumbnail: U8
+    label_png: U8
+    session: int = 0
 
 
 def thumbnail(rgb: U8) -> U8:
     """A JPEG (N,) of the image with a longer side of 320 pixels."""
-    factor = min(1.0, _THUMBNAIL_SIDE / max(rgb.shape[:2]))
-    size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
-    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(rgb, _thumbnail_size(rgb.shape), interpolation=cv2.INTER_AREA)
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
     return np.asarray(jpeg, np.uint8).ravel()
 
 
-def picture(jpeg: U8) -> U8:
-    """The thumbnail as RGB (h, w, 3)."""
-    bgr = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise WeightsRejected("the thumbnail of a keyframe in the map is damaged")
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+def label_png(labels: NDArray[np.integer]) -> U8:
+    """A PNG (N,) of the label image (H, W), of 16 bits, at the size of a thumbnail."""
+    size = _thumbnail_size(labels.shape)
+    small = cv2.resize(labels.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
+    _, png = cv2.imencode(".png", small)
+    return np.asarray(png, np.uint8).ravel()
 
 
-def vocabulary_hash(vocabulary: Vocabulary) -> str:
-    """What two vocabularies have in common only if they are the same."""
-    digest = hashlib.sha256()
-    for array in (vocabulary.centres, vocabulary.mean, vocabulary.components):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def _thumbnail_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    factor = min(1.0, _THUMBNAIL_SIDE / max(shape[:2]))
+    return max(1, round(shape[1] * factor)), max(1, round(shape[0] * factor))
+
+
+def picture(jpeg: U8) -> U8 | None:
+    """The thumbnail as RGB (h, w, 3); None if it is damaged."""
+    image = _opened(jpeg)
+    return None if image is None else np.array(image.convert("RGB"))
+
+
+def label_image(png: U8) -> U16 | None:
+    """The label image (h, w); None if it is damaged."""
+    image = _opened(png)
+    return None if image is None or image.mode not in ("I;16", "L") else np.array(image, np.uint16)
+
+
+def _opened(data: U8) -> Image.Image | None:
+    try:
+        image = Image.open(io.BytesIO(data.tobytes()), formats=("JPEG", "PNG"))
+        # The size comes from the header: nothing larger than a thumbnail is ever decoded.
+        if max(image.size) > _THUMBNAIL_SIDE:
+            return None
+        image.load()
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return image
 
 
 def save_map(
     path: Path, backend: str, vocabulary: Vocabulary, keyframes: Sequence[Keyframe], edges: I32
 ) -> None:
-    """Write the map aside, flush it to the disk, and rename it: the old one stays until the end.
-
-    One safetensors file, so nothing in it can run when it is read.
-    """
-    arrays: dict[str, NDArray[np.generic]] = {
+    """Save the map, crash-safe, in one file. Raises OSError."""
+    segment_length = len(vocabulary.components)
+    empty: dict[str, NDArray[Any]] = {
+        "descriptors": np.zeros((0, segment_length), np.float16),
+        "keypoints": np.zeros((0, 2), np.float32),
+        "keypoint_descriptors": np.zeros((0, DESCRIPTOR_DIMENSIONS), np.int8),
+        "keypoint_labels": np.zeros(0, np.int32),
+        "thumbnail": np.zeros(0, np.uint8),
+        "label_png": np.zeros(0, np.uint8),
+    }
+    arrays: storage.Arrays = {
         "centres": vocabulary.centres,
         "mean": vocabulary.mean,
         "components": vocabulary.components,
         "edges": edges,
         "stamp_ns": np.array([k.stamp_ns for k in keyframes], np.int64),
-        "id": np.array([k.id for k in keyframes], np.int64),
         "size": np.array([k.size for k in keyframes], np.int32).reshape(-1, 2),
+        "session": np.array([k.session for k in keyframes], np.int32),
         "travelled_m": np.array([k.travelled_m for k in keyframes], np.float64),
         "pose": np.array(
             [np.full((4, 4), np.nan) if k.pose is None else k.pose for k in keyframes]
         ).reshape(-1, 4, 4),
-        "image_descriptor": np.array([k.image_descriptor for k in keyframes], np.float16),
+        "image_descriptor": np.array([k.image_descriptor for k in keyframes], np.float16).reshape(
+            len(keyframes), -1 if keyframes else vocabulary.centres.size
+        ),
     }
     for name in _RAGGED:
         parts = [getattr(k, name) for k in keyframes]
         arrays[f"{name}.count"] = np.array([len(p) for p in parts], np.int64)
-        arrays[name] = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
-    metadata = {"format": FORMAT, "backend": backend, "vocabulary": vocabulary_hash(vocabulary)}
-    data = save(arrays, {"robot_perception": json.dumps(metadata)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
+        arrays[name] = np.concatenate(parts) if parts else empty[name]
+    metadata = {
+        "format": FORMAT,
+        "backend": backend,
+        "vocabulary": vocabulary_hash(vocabulary),
+        "versions": storage.versions(),
+    }
+    storage.write(path, arrays, metadata)
+
+
+_TYPES = {
+    "stamp_ns": np.int64,
+    "size": np.int32,
+    "session": np.int32,
+    "travelled_m": np.float64,
+    "pose": np.float64,
+    "image_descriptor": np.float16,
+    "descriptors": np.float16,
+    "keypoints": np.float32,
+    "keypoint_descriptors": np.int8,
+    "keypoint_labels": np.int32,
+    "thumbnail": np.uint8,
+    "label_png": np.uint8,
+}
+_RAGGED = (
+    "descriptors",
+    "keypoints",
+    "keypoint_descriptors",
+    "keypoint_labels",
+    "thumbnail",
+    "label_png",
+)
+
+
+def load_map(
+    path: Path, backend: str | None = None, expected: Vocabulary | None = None
+) -> tuple[Vocabulary, list[Keyframe], I32, str]:
+    """The vocabulary, keyframes and edges of a map, and the features it was made with.
+
+    Raises WeightsRejected for what is no map, for another version, and for one made with other
+    features than `backend` or another vocabulary than `expected`, where these are given.
+    """
+    arrays, metadata = storage.read(path, FORMAT, backend)
+    vocabulary = checked_vocabulary(arrays, path.name)
+    if vocabulary_hash(vocabulary) != metadata.get("vocabulary"):
+        raise WeightsRejected(f"{path.name} is damaged: its vocabulary is not the one it names")
+    if expected is not None and vocabulary_hash(expected) != vocabulary_hash(vocabulary):
+        raise WeightsRejected(f"{path.name} was made with another vocabulary")
     try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-_RAGGED = ("descriptors", "keypoints", "keypoint_descriptors", "keypoint_labels", "thumbnail")
-
-
-def load_map(path: Path, backend: str) -> tuple[Vocabulary, list[Keyframe], I32]:
-    """The vocabulary, keyframes and edges of a map; raises WeightsRejected for what is none, for
-    another version, and for one made with other features than `backend`."""
-    try:
-        with safe_open(path, "numpy") as file:
-            metadata = json.loads((file.metadata() or {}).get("robot_perception", "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise WeightsRejected(f"there is no map {path}") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsRejected(f"{path.name} cannot be read as a map: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise WeightsRejected(f"{path.name} is no map of this version ({FORMAT})")
-    if metadata.get("backend") != backend:
-        made = metadata.get("backend")
-        raise WeightsRejected(f"{path.name} was made with {made}, not with {backend}")
-    try:
-        vocabulary = Vocabulary(arrays["centres"], arrays["mean"], arrays["components"])
-        if vocabulary_hash(vocabulary) != metadata.get("vocabulary"):
-            raise WeightsRejected(f"{path.name} is damaged: its vocabulary is not the one it names")
-        keyframes = _keyframes(arrays)
+        keyframes = _keyframes(arrays, vocabulary)
         edges = arrays["edges"].astype(np.int32).reshape(-1, 2)
+        if arrays["edges"].dtype != np.int32:
+            raise ValueError("edges are no keyframe ids")
+        if ((edges < 0) | (edges >= len(keyframes))).any():
+            raise ValueError("an edge joins no keyframe")
     except (KeyError, IndexError, ValueError) as error:
-        if isinstance(error, WeightsRejected):
-            raise
         raise WeightsRejected(f"{path.name} is damaged: {error}") from error
-    return vocabulary, keyframes, edges
+    return vocabulary, keyframes, edges, str(metadata.get("backend"))
 
 
-def _keyframes(arrays: dict[str, NDArray[Any]]) -> list[Keyframe]:
-    count = len(arrays["id"])
+def _keyframes(arrays: storage.Arrays, vocabulary: Vocabulary) -> list[Keyframe]:
+    count = len(arrays["stamp_ns"])
+    shapes = {
+        "size": (count, 2),
+        "session": (count,),
+        "travelled_m": (count,),
+        "pose": (count, 4, 4),
+        "image_descriptor": (count, vocabulary.centres.size),
+        "descriptors": (len(arrays["descriptors"]), len(vocabulary.components)),
+        "keypoints": (len(arrays["keypoints"]), 2),
+        "keypoint_descriptors": (len(arrays["keypoints"]), DESCRIPTOR_DIMENSIONS),
+        "keypoint_labels": (len(arrays["keypoints"]),),
+    }
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} is {arrays[name].shape}, not {shape}")
+    for name, dtype in _TYPES.items():
+        if arrays[name].dtype != dtype:
+            raise ValueError(f"{name} is {arrays[name].dtype}, not {np.dtype(dtype)}")
+    for name in ("image_descriptor", "descriptors", "keypoints"):
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} holds values that are not finite")
+    # NaN is "unknown" in these.
+    if np.isinf(arrays["pose"]).any() or np.isinf(arrays["travelled_m"]).any():
+        raise ValueError("a pose is infinite")
+    session = arrays["session"]
+    if (arrays["size"] <= 0).any() or (session < 0).any() or (session >= 2**30).any():
+        raise ValueError("a size or a session is out of bounds")
     ragged = {}
     for name in _RAGGED:
         lengths = arrays[f"{name}.count"]
-        if len(lengths) != count or lengths.sum() != len(arrays[name]) or (lengths < 0).any():
+        fits = lengths.shape == (count,) and lengths.dtype == np.int64
+        # Each by itself first: a sum of hostile numbers may wrap around.
+        fits = fits and bool(((lengths >= 0) & (lengths <= len(arrays[name]))).all())
+        if not fits or sum(lengths.tolist()) != len(arrays[name]):
             raise ValueError(f"{name} has another length than it claims")
         ragged[name] = np.split(arrays[name], np.cumsum(lengths)[:-1]) if count else []
     found = []
@@ -160,7 +226,7 @@ def _keyframes(arrays: dict[str, NDArray[Any]]) -> list[Keyframe]:
         width, height = (int(v) for v in arrays["size"][i])
         found.append(
             Keyframe(
-                int(arrays["id"][i]),
+                i,
                 int(arrays["stamp_ns"][i]),
                 ragged["descriptors"][i],
                 arrays["image_descriptor"][i],
@@ -171,6 +237,8 @@ def _keyframes(arrays: dict[str, NDArray[Any]]) -> list[Keyframe]:
                 float(arrays["travelled_m"][i]),
                 (width, height),
                 ragged["thumbnail"][i],
+                ragged["label_png"][i],
+                int(arrays["session"][i]),
             )
         )
     return found

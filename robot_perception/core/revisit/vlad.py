@@ -8,7 +8,9 @@ segments: two matrix products, no loop.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import Delaunay, QhullError, cKDTree
 from sklearn.cluster import KMeans
 
+from robot_perception.core.errors import WeightsRejected
+from robot_perception.core.revisit.storage import digest
 from robot_perception.core.types import F32, F64, I32
 
 _FEW = 4
@@ -40,6 +44,30 @@ class SegmentMasks:
     shares: csr_matrix
     labels: I32
     centroids: F64
+
+
+def vocabulary_hash(vocabulary: Vocabulary) -> str:
+    """What two vocabularies have in common only if they are the same."""
+    return digest(vars(vocabulary))
+
+
+def checked_vocabulary(
+    arrays: Mapping[str, NDArray[Any]], name: str, dimensions: int | None = None
+) -> Vocabulary:
+    """The vocabulary among `arrays` of the file `name`; raises WeightsRejected if it is none, or
+    not one of features of `dimensions`."""
+    try:
+        centres, mean, components = (arrays[k] for k in ("centres", "mean", "components"))
+    except KeyError as error:
+        raise WeightsRejected(f"{name} holds no vocabulary: {error} is missing") from error
+    fits = centres.ndim == components.ndim == 2 and mean.shape == (centres.size,)
+    fits = fits and components.shape[1] == centres.size and len(components) > 0
+    for array in (centres, mean, components):
+        fits = fits and array.dtype == np.float32 and bool(np.isfinite(array).all())
+    fits = fits and dimensions in (None, centres.shape[1])
+    if not fits:
+        raise WeightsRejected(f"the vocabulary in {name} is damaged")
+    return Vocabulary(centres, mean, components)
 
 
 def segment_masks(labels: NDArray[np.integer], shape: tuple[int, int]) -> SegmentMasks:
@@ -101,6 +129,20 @@ def adjacency(centroids: F64, order: int) -> NDArray[np.bool_]:
     for _ in range(order - 1):
         reach = (reach @ near > 0).astype(np.float32)
     return reach > 0
+
+
+def distinct(near: NDArray[np.bool_], masks: SegmentMasks, most_iou: float) -> NDArray[np.intp]:
+    """Indices of the super-segments (rows of `near`) left when those go that overlap a larger one
+    that stays with an IoU above `most_iou`; in the order of `near`."""
+    areas = np.asarray(masks.shares.sum(axis=1), np.float32).ravel()
+    # Segments do not overlap: what two super-segments share is the segments that are in both.
+    shared = (near * areas) @ near.T.astype(np.float32)
+    sizes = shared.diagonal()
+    overlap = shared / np.maximum(sizes[:, None] + sizes[None] - shared, 1e-12)
+    stays = np.zeros(len(near), bool)
+    for i in np.argsort(-sizes, kind="stable"):
+        stays[i] = not (overlap[i, stays] > most_iou).any()
+    return np.flatnonzero(stays)
 
 
 def aggregate(dense: F32, masks: SegmentMasks, near: NDArray[np.bool_], centres: F32) -> F32:
