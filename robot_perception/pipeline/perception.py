@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from robot_perception.core.backbone import Backbone
 from robot_perception.core.config import (
@@ -105,6 +106,7 @@ class Pipeline:
         self.stopwatch = Stopwatch()
         self.odometry = OdometryBuffer()
         self.camera: CameraInfo | None = None
+        self.last_image: ImageFrame | None = None
         self._clear_map_on_restart = clear_map_on_restart
         self._last_stamp: dict[type, int] = {}
         self._restart_on_next: set[type] = set()
@@ -145,6 +147,18 @@ class Pipeline:
             return self._step_scan(frame) if FORECAST in wanted else []
         return self._step_image(frame, wanted, labels)
 
+    def prompt(self, frame: ImageFrame, x: float, y: float) -> NDArray[np.bool_]:
+        """The mask (H, W) of what is at a pixel of `frame`, which is encoded only once.
+
+        Not while `step` runs in another thread. Raises InputRejected for a pixel outside.
+        """
+        if self.segmenter is None:
+            raise InputRejected("no segmentation runs")
+        with self.stopwatch.time("prompt"):
+            found = self.segmenter.prompt(frame, np.array([[x, y]], np.float32))
+        mask: NDArray[np.bool_] = found.masks[0]
+        return mask
+
     def warm_up(self) -> None:
         """Run each stage once on a blank frame, so that the first real one is not the slow one."""
         if self.segmenter:
@@ -156,6 +170,8 @@ class Pipeline:
         parts: dict[str, object] = {}
         if self.segmenter:
             parts[SEGMENTATION] = self.segmenter.backend
+            if self.segmenter.notice:
+                parts["segmentation notice"] = self.segmenter.notice
         if self.detector:
             parts[REVISIT] = self.detector.backend
         if self.tasks.forecast:
@@ -189,6 +205,7 @@ class Pipeline:
     ) -> list[Result]:
         results: list[Result] = []
         segmentation: Segmentation | None = None
+        self.last_image = frame
         if self.segmenter and SEGMENTATION in wanted:
             with self.stopwatch.time(SEGMENTATION):
                 segmentation = self.segmenter.step(frame)
@@ -232,6 +249,7 @@ class Pipeline:
 
     def _reset_images(self) -> None:
         self._last_stamp.pop(ImageFrame, None)
+        self.last_image = None
         if self.segmenter:
             self.segmenter.reset()
         if self.detector and self.tasks.revisit:

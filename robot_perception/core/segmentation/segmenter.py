@@ -69,9 +69,13 @@ class Segmenter:
 
     def _regions(self, frame: ImageFrame) -> Regions:
         if self._model is None:
-            return embedded.regions(frame.rgb, self._config.max_side, self._config.min_area)
-        found = of_encoded(self._model, self._encode(frame.rgb), self._config)
-        return from_masks(found.masks, found.predicted_iou, found.stability)
+            if self._embedded is None or self._embedded[0] is not frame.rgb:
+                config = self._config
+                found = embedded.regions(frame.rgb, config.max_side, config.min_area)
+                self._embedded = (frame.rgb, found)
+            return self._embedded[1]
+        masks = of_encoded(self._model, self._encode(frame.rgb), self._config)
+        return from_masks(masks.masks, masks.predicted_iou, masks.stability)
 
     def prompt(
         self,
@@ -89,9 +93,7 @@ class Segmenter:
         if self._model is not None:
             return prompted(self._model, self._encode(frame.rgb), points, labels, box)
         x, y = place(frame.rgb.shape[:2], points, labels, box)
-        if self._embedded is None or self._embedded[0] is not frame.rgb:
-            self._embedded = (frame.rgb, self._regions(frame))
-        found = self._embedded[1]
+        found = self._regions(frame)
         label = int(found.labels[y, x])
         scores = (found.predicted_iou, found.stability)
         iou, stable = (s[label - 1 : label] if label else np.zeros(1, np.float32) for s in scores)
