@@ -7,6 +7,7 @@ import pytest
 
 from robot_perception.core.metrics import (
     chamfer_m2,
+    label_iou,
     mask_iou,
     precision_recall,
     range_l1_m,
@@ -52,3 +53,27 @@ def test_precision_recall_counts_their_false_alarms() -> None:
     np.testing.assert_allclose(curve.recall, [1 / 3, 2 / 3, 2 / 3, 1])
     assert curve.recall_at_full_precision == pytest.approx(2 / 3)
     assert curve.area == pytest.approx(2 / 3 + 1 / 3 * 3 / 4)
+
+
+def test_label_iou_agrees_with_masks() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.integers(0, 5, (30, 40)), random.integers(0, 4, (30, 40))
+    masks_a, masks_b = (
+        np.stack([labels == k for k in range(1, n + 1)]) for labels, n in ((a, 5), (b, 3))
+    )
+    # Label 5 is absent.
+    np.testing.assert_allclose(label_iou(a, b, 5, 3), mask_iou(masks_a, masks_b))
+    with pytest.raises(ValueError, match="outside"):
+        label_iou(a, b, 3, 3)
+    with pytest.raises(ValueError, match="shape"):
+        label_iou(a, b.T, 5, 3)
+
+
+def test_nothing_to_measure_is_not_a_number() -> None:
+    none = np.zeros(0, bool)
+    assert np.isnan(precision_recall(np.zeros(0), none, none).area)
+    nothing_to_find = precision_recall(np.array([0.5]), np.array([False]), np.array([False]))
+    assert np.isnan(nothing_to_find.recall_at_full_precision)
+    assert np.isnan(recall_at_k([[1]], [set()], 1))
+    with pytest.raises(ValueError):
+        precision_recall(np.array([np.nan]), np.array([True]), np.array([True]))

@@ -21,7 +21,9 @@ from segment_anything.modeling import (
 from robot_perception.core.config import SegmentationConfig
 from robot_perception.core.errors import InputRejected, WeightsRejected
 from robot_perception.core.metrics import mask_iou
-from robot_perception.core.segmentation.sam import everything, load_sam
+from robot_perception.core.segmentation import embedded
+from robot_perception.core.segmentation.automatic import everything
+from robot_perception.core.segmentation.sam import PromptableSam, load_sam
 from robot_perception.core.segmentation.segmenter import Segmenter
 from robot_perception.core.segmentation.tracking import Tracker
 from robot_perception.core.types import U8, ImageFrame
@@ -102,6 +104,29 @@ def test_ids_wrap_without_zero_or_clash() -> None:
     assert tracker.step(labels, 3).tolist() == [65535, 1, 2]
 
 
+def test_ids_are_found_even_when_nearly_all_are_alive() -> None:
+    tracker = Tracker(0.3, 5)
+    many = np.arange(1, 65001, dtype=np.int32).reshape(250, 260)
+    first = tracker.step(many, 65000)
+    # As many other segments: those lost have to give their ids up.
+    other = np.zeros((260, 250), np.int32)
+    other.flat = many.ravel()
+    second = tracker.step(other, 65000)
+    assert len(set(first.tolist())) == len(set(second.tolist())) == 65000
+    assert second.min() > 0 and second.max() <= 65535
+
+
+def test_slivers_join_the_neighbour_they_resemble() -> None:
+    labels = np.zeros((20, 30), np.int32)
+    labels[:, 14:16], labels[:, 16:] = 1, 2
+    lab = np.full((20, 30, 3), 0.2, np.float32)
+    lab[:, 14:16], lab[:, 16:] = 0.7, 0.8
+    merged = embedded._without_slivers(labels, lab)
+    assert merged.max() == 1
+    assert np.ptp(merged[:, 14:]) == 0 and np.ptp(merged[:, :14]) == 0
+    np.testing.assert_array_equal(embedded._without_slivers(merged, lab), merged)
+
+
 def test_tiny_images_and_unknown_weights_are_refused() -> None:
     with pytest.raises(InputRejected):
         Segmenter(SegmentationConfig()).step(ImageFrame(0, "c", np.zeros((8, 8, 3), np.uint8)))
@@ -141,12 +166,58 @@ def test_everything_equals_the_reference(kitti: Path) -> None:
         model, points_per_side=8, crop_n_layers=0, **thresholds
     ).generate(rgb)
     config = SegmentationConfig(points_per_side=8, decoder_batch=20, **thresholds)
-    found, _, _ = everything(model, rgb, config)
+    found = everything(PromptableSam(model), rgb, config).masks
     theirs = np.stack([r["segmentation"] for r in reference])
     assert len(theirs) > 2
     assert abs(len(found) - len(theirs)) <= 0.02 * len(theirs)
     best = mask_iou(theirs, found).max(axis=1)
     assert best.mean() >= 0.98
+
+
+class Blobs(torch.nn.Module):
+    """In place of the mask decoder: discs of many sizes and slopes, as its prompt says."""
+
+    def forward(self, sparse_prompt_embeddings: torch.Tensor, **_: object) -> tuple:  # type: ignore[type-arg]
+        generator = torch.Generator().manual_seed(3)
+        code = sparse_prompt_embeddings[:, 0].double()
+        x, y, size, slope, score = (
+            torch.sigmoid(code @ torch.randn(256, 3, generator=generator).double() / 4)
+            for _ in range(5)
+        )
+        at = torch.arange(64, dtype=torch.double)
+        offset = [at - 64 * x[..., None], at - 20 * y[..., None]]
+        distance = torch.hypot(offset[0][:, :, None, :], offset[1][:, :, :, None])
+        logits = (1 + 9 * size[..., None, None] - distance) * (0.5 + 8 * slope[..., None, None])
+        return logits.float(), score.float()
+
+
+@pytest.mark.parametrize("nms_thresh", [0.5, 0.7, 0.9])
+def test_many_masks_are_filtered_as_in_the_reference(kitti: Path, nms_thresh: float) -> None:
+    """Hundreds of overlapping masks of all scores, filtered and suppressed alike."""
+    file = sorted((kitti / "image_02" / "data").glob("*.png"))[0]
+    rgb = cv2.resize(cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB), (310, 94))
+    model = small_sam()
+    model.mask_decoder = Blobs()
+    thresholds = {
+        "pred_iou_thresh": 0.2, "stability_score_thresh": 0.8, "box_nms_thresh": nms_thresh,
+    }  # fmt: skip
+    reference = SamAutomaticMaskGenerator(
+        model, points_per_side=16, crop_n_layers=0, **thresholds
+    ).generate(rgb)
+    config = SegmentationConfig(points_per_side=16, decoder_batch=100, **thresholds)
+    ours = everything(PromptableSam(model), rgb, config)
+    found = ours.masks
+    theirs = np.stack([r["segmentation"] for r in reference])
+    assert len(theirs) >= 30
+    assert abs(len(found) - len(theirs)) <= 0.02 * len(theirs)
+    overlap = mask_iou(theirs, found)
+    assert overlap.max(axis=1).mean() >= 0.98
+    same = overlap.argmax(axis=1)
+    for score, name in (
+        (ours.predicted_iou, "predicted_iou"),
+        (ours.stability, "stability_score"),
+    ):
+        assert np.mean(np.isclose(score[same], [r[name] for r in reference], atol=1e-5)) >= 0.98
 
 
 @pytest.mark.slow
@@ -157,7 +228,7 @@ def test_an_official_checkpoint_loads(tmp_path: Path) -> None:
     config = SegmentationConfig(
         backend="sam", checkpoint=str(tmp_path / "sam_vit_b_01ec64.pth"), device="cpu"
     )
-    loaded = load_sam(config).state_dict()
+    loaded = load_sam(config).model.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
     with pytest.raises(WeightsRejected, match="mismatch"):
         load_sam(SegmentationConfig(backend="sam", model="vit_l", checkpoint=config.checkpoint))

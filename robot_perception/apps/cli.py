@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from robot_perception.apps import weights
 from robot_perception.core.config import RevisitConfig
 from robot_perception.core.errors import WeightsRejected
 from robot_perception.pipeline.perception import TASKS
@@ -95,6 +96,7 @@ def segment(
 
 evaluations = typer.Typer(no_args_is_help=True, help="Scores against what then happened.")
 app.add_typer(evaluations, name="evaluate")
+app.add_typer(weights.app, name="weights")
 
 
 @evaluations.command()

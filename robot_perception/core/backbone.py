@@ -5,6 +5,7 @@ One forward serves segmentation and revisit: the last image's features are kept.
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +15,14 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from robot_perception.core.errors import InputRejected, WeightsRejected
 from robot_perception.core.types import F32, U8
 from robot_perception.core.weights import (
     file_sha256,
+    load_checkpoint,
     load_into,
-    load_state_dict,
     pick_device,
     resolve,
 )
@@ -52,19 +54,15 @@ class Backbone:
     def __init__(self, name: str, checkpoint: str, device: str) -> None:
         self.name = name
         self._device = pick_device(device)
-        path = resolve(checkpoint)
-        self.weights = file_sha256(path)[:8]
-        state = load_state_dict(path)
+        state = load_checkpoint(checkpoint)
+        self.weights = file_sha256(resolve(checkpoint))[:8]
         try:
             model: Any = timm.create_model(
                 name, pretrained=False, num_classes=0, dynamic_img_size=True
             )
         except (RuntimeError, TypeError) as error:
             raise WeightsRejected(f"{name} is no vision transformer that timm knows") from error
-        # timm's own filter renames the official keys and resamples the position embedding.
-        state = timm.models.vision_transformer.checkpoint_filter_fn(state, model)
-        state.pop("mask_token", None)
-        load_into(model, state)
+        load_into(model, _renamed(state, model))
         self._model = model.to(self._device).eval()
         self.dimensions = int(model.num_features)
         self._patch = int(model.patch_embed.patch_size[0])
@@ -101,7 +99,6 @@ class Backbone:
                 blocks[layer.block].register_forward_hook(keep)
         return layer
 
-    @torch.no_grad()
     def features(self, rgb: U8, layer: Layer = _LAST) -> F32:
         """Patch features (h, w, D) of an image (H, W, 3); prefix and register tokens left out.
 
@@ -138,6 +135,7 @@ class Backbone:
         norms = np.linalg.norm(pooled, axis=1, keepdims=True)
         return np.asarray(pooled / np.maximum(norms, 1e-12), np.float32)
 
+    @torch.no_grad()
     def _forward(self, rgb: U8) -> dict[Layer, F32]:
         height, width = rgb.shape[:2]
         factor = _LONGER_SIDE / max(height, width)
@@ -161,3 +159,24 @@ class Backbone:
             )
             for layer, t in found.items()
         }
+
+
+def _renamed(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """An official checkpoint under timm's names, its position embedding at the model's size.
+
+    Done by the filter of timm's module; DINOv2's mask token, which only its training uses, goes.
+    """
+    official = state.get("patch_embed.proj.weight")
+    own = model.patch_embed.proj.weight
+    # The filter would resample the patches of another model without a word.
+    if official is not None and official.shape != own.shape:
+        raise WeightsRejected(
+            f"weights of another model: its patches are {tuple(official.shape)}, "
+            f"not {tuple(own.shape)}"
+        )
+    module = sys.modules[type(model).__module__]
+    try:
+        renamed: dict[str, Tensor] = module.checkpoint_filter_fn(dict(state), model)
+    except Exception as error:  # the filter expects the keys and shapes of its model
+        raise WeightsRejected("weights of another model: timm cannot convert them") from error
+    return {key: value for key, value in renamed.items() if key != "mask_token"}

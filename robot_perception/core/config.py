@@ -37,12 +37,22 @@ class SegmentationConfig:
     backend: str = param(
         "embedded",
         "what makes the masks; embedded needs no weights",
-        choices=("embedded", "sam"),
+        choices=("embedded", "sam", "sam2"),
     )
-    model: str = param("vit_b", "variant of the backend", choices=("vit_b", "vit_l", "vit_h"))
+    model: str = param(
+        "vit_b",
+        "variant: vit_t (MobileSAM), vit_b, vit_l, vit_h (sam); tiny, small, base_plus, large "
+        "(SAM 2.1, backend sam2)",
+        choices=("vit_t", "vit_b", "vit_l", "vit_h", "tiny", "small", "base_plus", "large"),
+    )
     checkpoint: str = param("", "path or registered name of the backend's official checkpoint")
     device: str = device_param()
-    points_per_side: int = param(32, "side of the prompt grid (sam)", low=1, high=128)
+    precision: str = param(
+        "float32",
+        "arithmetic of encoder and decoder (sam, sam2)",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    points_per_side: int = param(32, "side of the prompt grid (sam, sam2)", low=1, high=128)
     decoder_batch: int = param(256, "prompts in one mask decoder pass", low=1, high=4096)
     pred_iou_thresh: float = param(0.88, "least predicted IoU of a mask (sam)", low=0.0, high=1.0)
     stability_score_thresh: float = param(

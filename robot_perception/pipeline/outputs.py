@@ -42,7 +42,12 @@ class Topic:
     recorded: bool = True
 
 
-_SEGMENTATION = (Topic("labels", IMAGE), Topic("overlay", IMAGE), Topic("confidence", IMAGE))
+_SEGMENTATION = (
+    Topic("labels", IMAGE),
+    Topic("overlay", IMAGE),
+    Topic("confidence", IMAGE),
+    Topic("prompt_mask", IMAGE, recorded=False),
+)
 _REVISIT = (
     Topic("revisit", "diagnostic_msgs/msg/DiagnosticArray"),
     Topic("evidence", IMAGE),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from robot_perception.core.backbone import Backbone
 from robot_perception.core.config import (
@@ -114,6 +115,7 @@ class Pipeline:
         self.guard = DeviceGuard(on_device_fault)
         self.odometry = OdometryBuffer()
         self.camera: CameraInfo | None = None
+        self.last_image: ImageFrame | None = None
         self._clear_map_on_restart = clear_map_on_restart
         # The stamps of the last two frames of each kind.
         self._stamps: dict[type, tuple[int | None, int]] = {}
@@ -149,6 +151,18 @@ class Pipeline:
             return self._step_scan(frame) if FORECAST in wanted else []
         return self._step_image(frame, wanted, labels)
 
+    def prompt(self, frame: ImageFrame, x: float, y: float) -> NDArray[np.bool_]:
+        """The mask (H, W) of what is at a pixel of `frame`, which is encoded only once.
+
+        Not while `step` runs in another thread. Raises InputRejected for a pixel outside.
+        """
+        if self.segmenter is None:
+            raise InputRejected("no segmentation runs")
+        with self.stopwatch.time("prompt"):
+            found = self.segmenter.prompt(frame, np.array([[x, y]], np.float32))
+        mask: NDArray[np.bool_] = found.masks[0]
+        return mask
+
     def warm_up(self) -> None:
         """Run each stage once on a blank frame, so that the first real one is not the slow one."""
         if self.segmenter:
@@ -160,6 +174,8 @@ class Pipeline:
         parts: dict[str, object] = {}
         if self.segmenter:
             parts[SEGMENTATION] = self.segmenter.backend
+            if self.segmenter.notice:
+                parts["segmentation notice"] = self.segmenter.notice
         if self.detector:
             parts[REVISIT] = self.detector.backend
         if self.tasks.forecast:
@@ -193,6 +209,7 @@ class Pipeline:
     ) -> list[Result]:
         results: list[Result] = []
         segmentation: Segmentation | None = None
+        self.last_image = frame
         if self.segmenter and SEGMENTATION in wanted:
             with self.stopwatch.time(SEGMENTATION):
                 segmentation = self._segment(frame)
@@ -289,6 +306,7 @@ class Pipeline:
 
     def _reset_images(self) -> None:
         self._stamps.pop(ImageFrame, None)
+        self.last_image = None
         if self.segmenter:
             self.segmenter.reset()
         if self.detector and self.tasks.revisit:

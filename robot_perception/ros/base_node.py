@@ -32,7 +32,7 @@ from robot_perception.pipeline.perception import (
     Pipeline,
     Tasks,
 )
-from robot_perception.ros import diagnostics, map_services, parameters
+from robot_perception.ros import diagnostics, map_services, parameters, prompts
 from robot_perception.ros.labels import LabelsBuffer
 from robot_perception.ros.messages import message_class, rclpy_factory
 from robot_perception.ros.stream import Stream
@@ -168,6 +168,11 @@ class PerceptionNode(LifecycleNode):
             self._add_stream(CAMERA_INFO, "sensor_msgs/msg/CameraInfo", threaded=False)
         if FORECAST in tasks:
             self._add_stream(POINTS, "sensor_msgs/msg/PointCloud2", threaded=True)
+        if SEGMENTATION in tasks:
+            transforms = prompts.Transforms(self)
+            for topic in (prompts.PROMPT_POINT, prompts.CLICKED_POINT):
+                handle = partial(self._take_prompt, transforms, topic == prompts.PROMPT_POINT)
+                self._streams[topic] = Stream(self, topic, prompts.TYPE, handle, 1, threaded=False)
         if tasks & {REVISIT, FORECAST}:
             self._add_stream(ODOM, "nav_msgs/msg/Odometry", threaded=False)
         if REVISIT in tasks and SEGMENTATION not in tasks and self._run.labels_wait_s > 0:
@@ -268,6 +273,16 @@ class PerceptionNode(LifecycleNode):
             return None
         with pipeline.stopwatch.time("wait for labels"):
             return self._labels.wait_for(frame.stamp_ns, self._run.labels_wait_s)
+
+    def _take_prompt(
+        self, transforms: prompts.Transforms, is_pixel: bool, received: Received
+    ) -> None:
+        publisher = self._publishers_made[SEGMENTATION, "prompt_mask"]
+        if self._pipeline is None or not publisher.get_subscription_count():
+            raise Skipped("no subscriber")
+        publisher.publish(
+            prompts.answer(self._pipeline, transforms, received.message, self._image_lock, is_pixel)
+        )
 
     def _take_labels(self, received: Received) -> None:
         self._labels.add(*decode_labels(received.message))

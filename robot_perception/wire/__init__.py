@@ -25,7 +25,7 @@ from robot_perception.wire.encode import (
     header,
 )
 from robot_perception.wire.image import decode_compressed_image, decode_image, decode_labels
-from robot_perception.wire.motion import decode_camera_info, decode_odometry
+from robot_perception.wire.motion import decode_camera_info, decode_odometry, decode_point
 
 # Message type -> decoder of a message and a limit in bytes.
 DECODABLE: dict[str, Callable[[Any, int], Frame]] = {
@@ -55,6 +55,7 @@ __all__ = [
     "decode_image",
     "decode_labels",
     "decode_odometry",
+    "decode_point",
     "encode_array_image",
     "encode_camera_info",
     "encode_cloud",

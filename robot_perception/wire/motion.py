@@ -64,6 +64,14 @@ def decode_odometry(message: Any) -> Odometry:
     return Odometry(stamp_ns, frame_id, child, pose)
 
 
+@rejects("geometry_msgs/PointStamped")
+def decode_point(message: Any) -> tuple[int, str, F64]:
+    """Stamp in nanoseconds, frame and finite coordinates (3,) of a geometry_msgs/PointStamped."""
+    stamp_ns, frame_id = stamp_of(message)
+    point = message.point
+    return stamp_ns, frame_id, _numbers([point.x, point.y, point.z], "point", 3)
+
+
 def rotation_of(q: F64) -> F64:
     """The rotation matrix (3, 3) of a quaternion x, y, z, w of any length but 0.
 

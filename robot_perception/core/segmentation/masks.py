@@ -23,7 +23,7 @@ class Regions:
 def from_masks(masks: NDArray[np.bool_], predicted_iou: F32, stability: F32) -> Regions:
     """Paint masks (K, H, W), the largest first, so that small ones stay visible on top."""
     labels = np.zeros(masks.shape[1:], np.int32)
-    order = np.argsort(-masks.reshape(len(masks), -1).sum(axis=1), kind="stable")
+    order = np.argsort(-np.count_nonzero(masks, axis=(1, 2)), kind="stable")
     for new, old in enumerate(order, start=1):
         labels[masks[old]] = new
     return Regions(labels, predicted_iou[order], stability[order])

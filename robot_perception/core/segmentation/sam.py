@@ -1,114 +1,134 @@
-"""Segment everything with SAM (Kirillov et al., "Segment Anything", ICCV 2023).
+"""SAM (Kirillov et al., ICCV 2023) and MobileSAM (Zhang et al., 2023).
 
-The model is that of the `segment_anything` package; the loading and the loop over prompts are ours.
+The models are those of the `segment_anything` and `mobile_sam` packages; loading is ours.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import torch
-from numpy.typing import NDArray
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
-from segment_anything.utils.amg import (
-    batched_mask_to_box,
-    build_point_grid,
-    calculate_stability_score,
-)
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
-from torchvision.ops import nms
 
 from robot_perception.core.config import SegmentationConfig
-from robot_perception.core.errors import InputRejected
-from robot_perception.core.types import F32, U8
-from robot_perception.core.weights import load_into, load_state_dict, pick_device, resolve
+from robot_perception.core.errors import WeightsRejected
+from robot_perception.core.segmentation.promptable import Encoded
+from robot_perception.core.types import U8
+from robot_perception.core.weights import load_checkpoint, load_into, pick_device
 
-_STABILITY_OFFSET = 1.0
+VARIANTS = ("vit_t", "vit_b", "vit_l", "vit_h")
 
 
-def load_sam(config: SegmentationConfig) -> Sam:
+class PromptableSam:
+    """`model` behind the Promptable interface; its decoder runs in `precision`."""
+
+    def __init__(
+        self, model: Sam, name: str = "sam", precision: torch.dtype = torch.float32
+    ) -> None:
+        self.model = model
+        self.name = name
+        self.notice = ""
+        self._precision = precision
+        self._resize = ResizeLongestSide(model.image_encoder.img_size)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
+
+    def to_cpu(self) -> None:
+        self.model.cpu()
+
+    @torch.inference_mode()
+    def encode(self, rgb: U8) -> Encoded:
+        pixels = torch.as_tensor(self._resize.apply_image(rgb), device=self.device)
+        height, width = pixels.shape[:2]
+        inputs = self.model.preprocess(pixels.permute(2, 0, 1)[None].contiguous())
+        with self._autocast():
+            features = self.model.image_encoder(inputs).float()
+        return Encoded((rgb.shape[0], rgb.shape[1]), features, (height / 4, width / 4))
+
+    @torch.inference_mode()
+    def decode(
+        self, image: Encoded, points: Tensor, labels: Tensor, several: bool
+    ) -> tuple[Tensor, Tensor]:
+        scaled = self._resize.apply_coords_torch(points, image.size)
+        box = labels.shape[1] and bool((labels > 1).any())
+        # A prompt without a box is padded with a point that is none, as in training.
+        if not box:
+            scaled = torch.cat([scaled, scaled.new_zeros(len(scaled), 1, 2)], 1)
+            labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], 1)
+        encoder = self.model.prompt_encoder
+        sparse, dense = encoder._embed_points(scaled, labels, pad=False), None
+        sparse = _with_corners(encoder, sparse, scaled, labels) if box else sparse
+        side = encoder.image_embedding_size
+        dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(len(points), -1, *side)
+        with self._autocast():
+            low, iou = self.model.mask_decoder(
+                image_embeddings=image.features.to(self.device),
+                image_pe=encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=several,
+            )
+        return low.float(), iou.float()
+
+    @torch.inference_mode()
+    def upsample(self, image: Encoded, low: Tensor) -> Tensor:
+        size = (round(image.valid[0] * 4), round(image.valid[1] * 4))
+        logits: Tensor = self.model.postprocess_masks(low[:, None], size, image.size)
+        return logits[:, 0]
+
+    def _autocast(self) -> torch.autocast:
+        lower = self._precision != torch.float32
+        return torch.autocast(self.device.type, self._precision, enabled=lower)
+
+
+def _with_corners(encoder: Any, sparse: Tensor, xy: Tensor, labels: Tensor) -> Tensor:
+    """Point embeddings with those of a box's corners, which `_embed_points` does not know."""
+    kinds = [encoder.point_embeddings[i].weight for i in (2, 3)]
+    bare = encoder.pe_layer.forward_with_coords(xy + 0.5, encoder.input_image_size)
+    for label, weight in zip((2, 3), kinds, strict=True):
+        sparse = torch.where((labels == label)[..., None], bare + weight, sparse)
+    return sparse
+
+
+def load_sam(config: SegmentationConfig) -> PromptableSam:
     """The variant `config.model` with the official checkpoint; raises WeightsRejected."""
-    state = load_state_dict(resolve(config.checkpoint))
-    model: Sam = sam_model_registry[config.model](checkpoint=None)
+    if config.model not in VARIANTS:
+        raise WeightsRejected(f"backend sam has no model {config.model}: {', '.join(VARIANTS)}")
+    state = load_checkpoint(config.checkpoint)
+    model = build(config.model)
     load_into(model, state)
-    return model.to(pick_device(config.device)).eval()
+    precision = getattr(torch, config.precision)
+    device = pick_device(config.device)
+    return PromptableSam(model.to(device).eval(), f"sam:{config.model}", precision)
 
 
-@torch.no_grad()
-def everything(
-    model: Sam, rgb: U8, config: SegmentationConfig
-) -> tuple[NDArray[np.bool_], F32, F32]:
-    """Masks (K, H, W) of all prompts of a grid, their predicted IoU and stability (K,).
+def build(variant: str) -> Sam:
+    """The published model with random weights."""
+    if variant != "vit_t":
+        return sam_model_registry[variant](checkpoint=None)
+    from mobile_sam import sam_model_registry as mobile
 
-    As SamAutomaticMaskGenerator makes them without crops.
-    Prompts go through the decoder `decoder_batch` at a time; masks that the predicted IoU rules out
-    are never upsampled. Out of GPU memory the batch is halved down to one prompt; then the frame is
-    rejected (InputRejected).
-    """
-    height, width = rgb.shape[:2]
-    resize = ResizeLongestSide(model.image_encoder.img_size)
-    pixels = torch.as_tensor(resize.apply_image(rgb), device=model.device)
-    inputs = model.preprocess(pixels.permute(2, 0, 1)[None].contiguous())
-    embedding = model.image_encoder(inputs)
-    grid = build_point_grid(config.points_per_side) * np.array([width, height])
-    points = torch.as_tensor(resize.apply_coords(grid, (height, width)), device=model.device)
-    batch = config.decoder_batch
-    while True:
-        try:
-            found = [
-                _decode(model, embedding, part, pixels.shape[:2], (height, width), config)
-                for part in torch.split(points, batch)
-            ]
-            break
-        except torch.cuda.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            if batch == 1:
-                raise InputRejected("out of GPU memory, even for a single prompt") from error
-            batch = max(1, batch // 2)
-    masks, iou, stability, boxes = (torch.cat(column) for column in zip(*found, strict=True))
-    kept = nms(boxes.float(), iou, config.box_nms_thresh)
-    return masks[kept].cpu().numpy(), iou[kept].cpu().numpy(), stability[kept].cpu().numpy()
+    # Only the encoder differs: in the SAM of `segment_anything` both go the same way.
+    tiny = mobile["vit_t"](checkpoint=None)
+    mean, std = ([float(v) for v in t.flatten()] for t in (tiny.pixel_mean, tiny.pixel_std))
+    return Sam(tiny.image_encoder, *_heads(), mean, std).eval()
 
 
-def _decode(
-    model: Sam,
-    embedding: Tensor,
-    points: Tensor,
-    input_size: torch.Size,
-    original: tuple[int, int],
-    config: SegmentationConfig,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Masks (K, H, W) bool, predicted IoU, stability and boxes of the prompts that pass."""
-    labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
-    sparse, dense = model.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
-    low, iou = model.mask_decoder(
-        image_embeddings=embedding,
-        image_pe=model.prompt_encoder.get_dense_pe(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        multimask_output=True,
+def _heads() -> tuple[Any, Any]:
+    from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+
+    prompts = PromptEncoder(256, (64, 64), (1024, 1024), 16)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
+    decoder = MaskDecoder(
+        transformer_dim=256,
+        transformer=transformer,
+        num_multimask_outputs=3,
+        iou_head_depth=3,
+        iou_head_hidden_dim=256,
     )
-    low, iou = low.flatten(0, 1), iou.flatten()
-    if config.pred_iou_thresh > 0:
-        good = iou > config.pred_iou_thresh
-        low, iou = low[good], iou[good]
-    masks, stability = _upsample(model, low, input_size, original)
-    if config.stability_score_thresh > 0:
-        good = stability >= config.stability_score_thresh
-        masks, iou, stability = masks[good], iou[good], stability[good]
-    return masks, iou, stability, batched_mask_to_box(masks)
-
-
-def _upsample(
-    model: Sam, low: Tensor, input_size: torch.Size, original: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Full-size masks of low-resolution logits (K, h, w), a few at a time, and their stability."""
-    masks = torch.empty((len(low), *original), dtype=torch.bool, device=low.device)
-    stability = torch.empty(len(low), device=low.device)
-    for start in range(0, len(low), 32):
-        part = slice(start, start + 32)
-        logits = model.postprocess_masks(low[part, None], tuple(input_size), original)[:, 0]
-        stability[part] = calculate_stability_score(logits, model.mask_threshold, _STABILITY_OFFSET)
-        masks[part] = logits > model.mask_threshold
-    return masks, stability
+    return prompts, decoder

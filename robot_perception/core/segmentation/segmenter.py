@@ -5,13 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robot_perception.core.backbone import Backbone
 from robot_perception.core.config import SegmentationConfig
 from robot_perception.core.segmentation import embedded
+from robot_perception.core.segmentation.automatic import of_encoded
 from robot_perception.core.segmentation.masks import Regions, from_masks, largest, table
+from robot_perception.core.segmentation.promptable import (
+    Encoded,
+    Masks,
+    Promptable,
+    encode,
+    place,
+    prompted,
+)
 from robot_perception.core.segmentation.tracking import Tracker
-from robot_perception.core.types import ImageFrame, Segmentation
+from robot_perception.core.types import F32, U8, ImageFrame, Segmentation
 
 _LEAST_BATCH = 8
 
@@ -26,12 +36,15 @@ class Segmenter:
         self._config = config
         self._backbone = backbone
         self._tracker = Tracker(config.track_iou, config.track_max_age)
-        self.backend = embedded.NAME
-        if config.backend == "sam":
-            from robot_perception.core.segmentation.sam import load_sam
+        self._model = _load(config)
+        self.backend = self._model.name if self._model else embedded.NAME
+        self._encoded: tuple[U8, Encoded] | None = None
+        self._embedded: tuple[U8, Regions] | None = None
 
-            self._sam = load_sam(config)
-            self.backend = f"sam:{config.model}"
+    @property
+    def notice(self) -> str:
+        """What the backend has done to keep going, such as leaving the GPU; empty: nothing."""
+        return self._model.notice if self._model else ""
 
     def step(self, frame: ImageFrame) -> Segmentation:
         """Segment `frame`; raises InputRejected for an image that cannot be segmented."""
@@ -67,8 +80,52 @@ class Segmenter:
         self._tracker.reset()
 
     def _regions(self, frame: ImageFrame) -> Regions:
-        if self._config.backend == "sam":
-            from robot_perception.core.segmentation.sam import everything
+        if self._model is None:
+            if self._embedded is None or self._embedded[0] is not frame.rgb:
+                config = self._config
+                found = embedded.regions(frame.rgb, config.max_side, config.min_area)
+                self._embedded = (frame.rgb, found)
+            return self._embedded[1]
+        masks = of_encoded(self._model, self._encode(frame.rgb), self._config)
+        return from_masks(masks.masks, masks.predicted_iou, masks.stability)
 
-            return from_masks(*everything(self._sam, frame.rgb, self._config))
-        return embedded.regions(frame.rgb, self._config.max_side, self._config.min_area)
+    def prompt(
+        self,
+        frame: ImageFrame,
+        points: F32 | None = None,
+        labels: NDArray[np.integer] | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> Masks:
+        """The mask (1, H, W) of a prompt; an image is encoded once for all its prompts.
+
+        `points` (P, 2) x, y in pixels, `labels` (P,) 1 on the thing and 0 beside it, `box` x0, y0,
+        x1, y1. The embedded backend gives the region under the first point on the thing, or under
+        the middle of the box. Raises InputRejected for a prompt outside the image.
+        """
+        if self._model is not None:
+            return prompted(self._model, self._encode(frame.rgb), points, labels, box)
+        x, y = place(frame.rgb.shape[:2], points, labels, box)
+        found = self._regions(frame)
+        label = int(found.labels[y, x])
+        scores = (found.predicted_iou, found.stability)
+        iou, stable = (s[label - 1 : label] if label else np.zeros(1, np.float32) for s in scores)
+        return Masks((found.labels == label)[None] & (label > 0), iou, stable)
+
+    def _encode(self, rgb: U8) -> Encoded:
+        assert self._model is not None
+        if self._encoded is None or self._encoded[0] is not rgb:
+            self._encoded = (rgb, encode(self._model, rgb))
+        return self._encoded[1]
+
+
+def _load(config: SegmentationConfig) -> Promptable | None:
+    """The model of the configured backend; None for the embedded one."""
+    if config.backend == "sam":
+        from robot_perception.core.segmentation.sam import load_sam
+
+        return load_sam(config)
+    if config.backend == "sam2":
+        from robot_perception.core.segmentation.sam2 import load_sam2
+
+        return load_sam2(config)
+    return None
