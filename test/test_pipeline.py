@@ -12,8 +12,9 @@ from robot_perception.core.config import ForecastConfig, RevisitConfig, Segmenta
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.types import Forecast, Frame, ImageFrame, Odometry, Result
 from robot_perception.pipeline.messages import rosbags_factory, serialize
+from robot_perception.pipeline.odometry import OdometryBuffer
 from robot_perception.pipeline.outputs import messages
-from robot_perception.pipeline.perception import OdometryBuffer, Pipeline, Tasks
+from robot_perception.pipeline.perception import Pipeline, Tasks
 from robot_perception.pipeline.simulator import SimulatorConfig, write_recording
 from robot_perception.pipeline.sources import open_recording
 from robot_perception.wire import decode_labels, encode_array_image

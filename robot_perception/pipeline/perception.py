@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,17 +36,13 @@ from robot_perception.core.types import (
 )
 from robot_perception.pipeline.devices import DeviceGuard
 from robot_perception.pipeline.health import Stopwatch
+from robot_perception.pipeline.odometry import RESTART_NS, OdometryBuffer, in_odometry_frame
 
 SEGMENTATION, REVISIT, FORECAST = "segmentation", "revisit", "forecast"
 TASKS = (SEGMENTATION, REVISIT, FORECAST)
 
-# A stamp this far behind the last one starts the recording anew; less is a message out of order.
-_RESTART_NS = 500_000_000
 # No sensor pauses for so long between two frames of one drive.
 _LEAP_NS = 60_000_000_000
-_ODOMETRY_KEPT = 1000
-# Odometry of at least 10 Hz has a pose this near to any stamp.
-_ODOMETRY_TOLERANCE_NS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -58,40 +52,6 @@ class Tasks:
     segmentation: SegmentationConfig | None = None
     revisit: RevisitConfig | None = None
     forecast: ForecastConfig | None = None
-
-
-class OdometryBuffer:
-    """The latest poses by stamp. Thread-safe; a backward stamp starts it anew (a bag loops)."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._poses: deque[Odometry] = deque(maxlen=_ODOMETRY_KEPT)
-
-    def add(self, odometry: Odometry) -> None:
-        with self._condition:
-            if self._poses and odometry.stamp_ns <= self._poses[-1].stamp_ns:
-                if self._poses[-1].stamp_ns - odometry.stamp_ns < _RESTART_NS:
-                    raise InputRejected("odometry stamp is not after the previous one")
-                self._poses.clear()
-            self._poses.append(odometry)
-            self._condition.notify_all()
-
-    def at(self, stamp_ns: int) -> Odometry | None:
-        """The pose nearest to `stamp_ns`; None if there is none within 100 ms."""
-        with self._condition:
-            if not self._poses:
-                return None
-            best = min(self._poses, key=lambda pose: abs(pose.stamp_ns - stamp_ns))
-        return best if abs(best.stamp_ns - stamp_ns) <= _ODOMETRY_TOLERANCE_NS else None
-
-    def wait_for(self, stamp_ns: int, timeout_s: float) -> bool:
-        """True once a pose at or after `stamp_ns` has come."""
-
-        def covered() -> bool:
-            return bool(self._poses) and self._poses[-1].stamp_ns >= stamp_ns
-
-        with self._condition:
-            return self._condition.wait_for(covered, timeout_s)
 
 
 class Pipeline:
@@ -292,7 +252,7 @@ class Pipeline:
         if last is not None and stamp <= last:
             expected = kind in self._restart_on_next
             if not expected:
-                if last - stamp < _RESTART_NS:
+                if last - stamp < RESTART_NS:
                     raise InputRejected("stamp is not after the previous one")
                 if stamp == 0:
                     raise InputRejected("stamp is zero: it was not set")
@@ -344,14 +304,6 @@ def make_backbone(
     if config.backend != "dino":
         return None
     return make(config.backbone, config.backbone_checkpoint, config.device)
-
-
-def in_odometry_frame(forecast: Forecast, odometry: Odometry) -> Forecast:
-    """The same forecast with clouds and sensor poses in the odometry's fixed frame."""
-    rotation, translation = odometry.pose[:3, :3], odometry.pose[:3, 3]
-    clouds = tuple((c @ rotation.T + translation).astype(np.float32) for c in forecast.clouds)
-    poses = odometry.pose @ forecast.sensor_poses
-    return replace(forecast, frame_id=odometry.frame_id, clouds=clouds, sensor_poses=poses)
 
 
 def _load_map(detector: RevisitDetector, path: str) -> None:

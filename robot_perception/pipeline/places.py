@@ -15,7 +15,7 @@ from robot_perception.core.errors import InputRejected
 from robot_perception.core.revisit.choice import KeyframeChooser
 from robot_perception.core.revisit.evaluate import Place
 from robot_perception.core.types import ImageFrame, Odometry
-from robot_perception.pipeline.perception import OdometryBuffer
+from robot_perception.pipeline.odometry import OdometryBuffer
 from robot_perception.pipeline.sources import Progress, Recording, RecordingError, open_recording
 
 _TRUTH = "ground_truth*.npy"

@@ -7,19 +7,18 @@ to the nearest prediction is a sum over its neighbours: nearest there, or next n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.random import Generator
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from robot_perception.core.forecast.batches import Batch, batch_of, batches
 from robot_perception.core.forecast.choice import (
     MOVE,
     STAND,
@@ -35,11 +34,9 @@ from robot_perception.core.forecast.dataset import (
     NEAR_M,
     REMEMBERED,
     STANDING,
-    Sample,
     load_sample,
 )
-from robot_perception.core.forecast.features import MIRRORED
-from robot_perception.core.forecast.selector import COLUMNS, Selector
+from robot_perception.core.forecast.selector import Selector
 
 FORMAT = "robot_perception forecast selector 1"
 # Gates tried on the validation samples; the last one leaves everything to geometry.
@@ -110,7 +107,7 @@ def train(
         rng = np.random.default_rng([config.seed, number])
         model.train()
         losses = []
-        for batch in _batches(training, config, rng):
+        for batch in batches(training, config.batch, config.crop, rng):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 logits = model(batch.image.to(device))
             loss = _loss(logits.float(), batch, config)
@@ -148,74 +145,7 @@ def save_weights(model: Selector, path: Path, epoch: Epoch) -> None:
     save_file(tensors, path, metadata)
 
 
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    image: Tensor
-    points: list[dict[str, Tensor]]
-
-
-def _batches(paths: Sequence[Path], config: TrainingConfig, rng: Generator) -> Iterator[_Batch]:
-    order = rng.permutation(len(paths))
-    for first in range(0, len(order), config.batch):
-        group = [
-            _augmented(load_sample(paths[i]), config.crop, rng)
-            for i in order[first : first + config.batch]
-        ]
-        # A batch holds one number of beams.
-        for height in sorted({s.image.shape[1] for s in group}):
-            yield _batch([s for s in group if s.image.shape[1] == height])
-
-
-def _batch(group: Sequence[Sample]) -> _Batch:
-    image = torch.from_numpy(np.stack([s.image for s in group]).astype(np.float32))
-    return _Batch(image, [_tensors(s) for s in group])
-
-
-_NUMBERS = {
-    "pixel": torch.int64, "near_pixel": torch.int64, "gap": torch.float32, "weight": torch.float32,
-    "near_gap": torch.float32, "near_kind": torch.int64,
-}  # fmt: skip
-_FLAGS = ("memory", "moving", "visible", "near_visible", "near_moving")
-
-
-def _tensors(sample: Sample) -> dict[str, Tensor]:
-    numbers = {n: torch.from_numpy(getattr(sample, n)).to(kind) for n, kind in _NUMBERS.items()}
-    return {**numbers, **{name: torch.from_numpy(getattr(sample, name)) for name in _FLAGS}}
-
-
-def _augmented(sample: Sample, crop: int, rng: Generator) -> Sample:
-    """A window of the revolution, mirrored half of the time."""
-    _, _, width = sample.image.shape
-    crop = min(crop, width // COLUMNS * COLUMNS)
-    start, mirror = int(rng.integers(width)), bool(rng.random() < 0.5)
-    image = np.roll(sample.image, -start, axis=2)[:, :, :crop]
-    if mirror:
-        image = image[:, :, ::-1].copy()
-        image[list(MIRRORED)] *= -1
-
-    def moved(pixel: NDArray[np.int32]) -> NDArray[np.int32]:
-        row, column = np.divmod(pixel, width)
-        column = (column - start) % width
-        inside = column < crop
-        column = crop - 1 - column if mirror else column
-        return np.where(inside, row * crop + column, -1)
-
-    pixel = moved(sample.pixel)
-    kept = pixel >= 0
-    return replace(
-        sample,
-        image=image,
-        pixel=pixel[kept],
-        memory=sample.memory[kept],
-        moving=sample.moving[kept],
-        weight=sample.weight[kept],
-        visible=sample.visible[:, kept],
-        gap=sample.gap[:, kept],
-        near_pixel=moved(sample.near_pixel),
-    )
-
-
-def _loss(logits: Tensor, batch: _Batch, config: TrainingConfig) -> Tensor:
+def _loss(logits: Tensor, batch: Batch, config: TrainingConfig) -> Tensor:
     losses = []
     for answer, cpu in zip(logits, batch.points, strict=True):
         p = {k: v.to(answer.device) for k, v in cpu.items()}
@@ -281,7 +211,7 @@ def _validated(
     model.eval()
     losses, gains = [], []
     for path in paths:
-        batch = _batch([load_sample(path)])
+        batch = batch_of([load_sample(path)])
         logits = model(batch.image.to(device)).float()
         losses.append(float(_loss(logits, batch, config)))
         p = {k: v.to(device) for k, v in batch.points[0].items()}
