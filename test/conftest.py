@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Threads of several tests that wait for one another take many times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 # Someone who runs several of these at once gives each a range.

@@ -70,9 +70,11 @@ def test_info_replay_and_evaluate(
     assert out.stat().st_size > 0 and Path(summary["report"]).stat().st_size > 0
 
     scores = tmp_path / "scores.json"
-    assert main(["evaluate", "forecast", str(drive), "--json", str(scores)]) == 0
+    names = ("repeat", "ego_warp", "ours")
+    wanted = [word for name in names for word in ("--method", name)]
+    assert main(["evaluate", "forecast", str(drive), *wanted, "--json", str(scores)]) == 0
     methods = json.loads(scores.read_text())["methods"]
-    assert set(methods) == {"repeat", "ego_warp"}
+    assert set(methods) == set(names)
     assert len(methods["ego_warp"]["chamfer_m2"]) == 5
     assert methods["ego_warp"]["chamfer_mean_m2"] < methods["repeat"]["chamfer_mean_m2"]
 

@@ -25,6 +25,7 @@ from robot_perception.core.revisit.geometry import relative_pose, verify
 from robot_perception.core.revisit.index import PlaceIndex
 from robot_perception.core.revisit.merge import merge_maps
 from robot_perception.core.types import F32, U8, CameraInfo, ImageFrame, Odometry, Revisit
+from robot_perception.pipeline.draw import evidence
 
 FEATURES = "embedded:xfeat"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -106,6 +107,23 @@ def test_places_are_known_again_and_new_ones_are_not() -> None:
     assert found.match_stamp_ns == results[1].stamp_ns
     assert results[-1].edges.tolist() == [[6, 1], [7, 4]]
     assert found.match_rgb is not None and found.match_size == (320, 240)
+
+
+def test_evidence_shows_segments_that_match_in_one_colour() -> None:
+    grey = np.full((120, 160, 3), 90, np.uint8)
+    labels = np.kron(np.array([[1, 2], [3, 0]], np.uint16), np.ones((60, 80), np.uint16))
+    pairs = np.array([[1, 2], [2, 2], [3, 3], [2, 1]], np.int32)
+    found = Revisit(
+        1, "camera", 7, FEATURES, 0.99, match_id=3, match_rgb=grey, match_size=(160, 120),
+        labels=labels, match_labels=labels, segment_pairs=pairs,
+    )  # fmt: skip
+    shown = evidence(ImageFrame(1, "camera", grey), found, height=120)
+    here, there = shown[:, :160], shown[:, -160:]
+    centres = {1: (45, 40), 2: (45, 120), 3: (90, 40), 0: (90, 120)}
+    colour = {k: (tuple(here[at]), tuple(there[at])) for k, at in centres.items()}
+    assert colour[1][0] == colour[2][1] != colour[3][0] == colour[3][1] != (90, 90, 90)
+    # Segment 2 here matches best what 1 matches better, and 0 is no segment.
+    assert colour[2][0] == colour[0][0] == colour[1][1] == colour[0][1] == (90, 90, 90)
 
 
 def test_the_recent_past_is_no_revisit() -> None:
@@ -213,7 +231,7 @@ while True:
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
-    """A process that saves all the time is killed twenty-five times; what is there is what it wrote."""
+    """A process that saves without end is killed 25 times; what is there is what it wrote."""
     path, rng = tmp_path / "map", np.random.default_rng(0)
     parts = 0
     for _ in range(25):

@@ -103,14 +103,61 @@ def forecast(
     config: ConfigFile = None,
     settings: Settings = None,
     stride: Annotated[int, typer.Option(help="score every so many-th scan", min=1)] = 1,
+    method: Annotated[
+        list[str] | None, typer.Option(help="NAME, or NAME=WEIGHTS; all without weights by default")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the scores here")] = None,
 ) -> None:
-    """Forecasts against the scans that came, beside repeating the last scan."""
+    """Forecasts against the scans that came: geometry, networks and baselines side by side."""
     from robot_perception.apps.evaluate import evaluate_forecast
     from robot_perception.pipeline.settings import load_tasks
 
     tasks = load_tasks(config, settings or (), ["forecast"])
-    raise typer.Exit(evaluate_forecast(recording, tasks, stride, json_file, console))
+    raise typer.Exit(evaluate_forecast(recording, tasks, stride, method, json_file, console))
+
+
+forecasts = typer.Typer(no_args_is_help=True, help="Networks for the LiDAR at hand.")
+app.add_typer(forecasts, name="forecast")
+
+
+@forecasts.command("train")
+def train_forecast(
+    out: Annotated[Path, typer.Option(help="weights to write (.safetensors)")],
+    recordings: Annotated[
+        list[Path] | None, typer.Option("--from", help="recording to learn from")
+    ] = None,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="recording to validate on; else the end of each")
+    ] = None,
+    drives: Annotated[int, typer.Option(help="simulated drives to learn from", min=0)] = 0,
+    network: Annotated[str, typer.Option(help="ours, atppnet or atppnet_warped")] = "ours",
+    start: Annotated[Path | None, typer.Option(help="weights to adapt (ours)")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    learning_rate: Annotated[float, typer.Option(help="of ours")] = 2e-3,
+    stride: Annotated[int, typer.Option(help="a sample at every so many-th scan", min=1)] = 3,
+    speedup: Annotated[
+        list[int] | None,
+        typer.Option(help="also as if the robot were so many times as fast", min=1),
+    ] = None,
+    seed: int = 0,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Train a forecaster, self-supervised, on recordings of any spinning LiDAR; can be resumed."""
+    from robot_perception.apps.train import train_forecast as run
+    from robot_perception.core.forecast.training import TrainingConfig
+    from robot_perception.pipeline.settings import load_tasks
+
+    if network not in ("ours", "atppnet", "atppnet_warped"):
+        raise ValueError(f"no network is called {network}")
+    chosen = load_tasks(config, settings or (), ["forecast"]).forecast
+    assert chosen is not None
+    training = TrainingConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
+    best = run(
+        recordings or [], validation or [], drives, out, network, chosen, training, stride, start,
+        [1, *(speedup or [])], console,
+    )  # fmt: skip
+    console.print(f"written: {out} (epoch {best.epoch})")
 
 
 Radius = Annotated[float, typer.Option(help="a revisit is right within this, m", min=0.0)]

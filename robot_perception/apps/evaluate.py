@@ -5,23 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.forecast.evaluate import evaluate
+from robot_perception.core.forecast.methods import GEOMETRY, NETWORKS
 from robot_perception.core.types import Odometry, Scan
 from robot_perception.pipeline.perception import Tasks
 from robot_perception.pipeline.sources import open_recording
 
 
 def evaluate_forecast(
-    path: Path, tasks: Tasks, stride: int, json_file: Path | None, console: Console
+    path: Path,
+    tasks: Tasks,
+    stride: int,
+    methods: list[str] | None,
+    json_file: Path | None,
+    console: Console,
 ) -> int:
     """Print the scores of `path`, and write them to `json_file`; 3 if the recording is damaged."""
     assert tasks.forecast is not None
+    known = {*GEOMETRY, *NETWORKS}
+    for name in methods or ():
+        if name.split("=", 1)[0] not in known:
+            raise ValueError(f"no method is called {name}; there are {', '.join(sorted(known))}")
     recording = open_recording(path)
     if "points" not in recording.roles:
         raise InputRejected(f"{path} has no point clouds")
@@ -34,26 +46,44 @@ def evaluate_forecast(
                     progress.advance(task)
                     yield item.frame
 
-        methods = evaluate(frames(), tasks.forecast, stride)
-    if not methods:
+        named = dict((m.split("=", 1) + [""])[:2] for m in methods) if methods else None
+        scores = evaluate(frames(), tasks.forecast, stride, named)
+    if not scores:
         raise InputRejected(f"{path} is too short to score a forecast")
-    table = Table(title="Chamfer distance by horizon, m^2")
-    horizons = [
-        f"{tasks.forecast.period_s * (h + 1):.1f} s" for h in range(tasks.forecast.horizons)
-    ]
-    for column in ("method", *horizons, "mean", "95 %", "range L1 m", "ms"):
-        table.add_column(column)
-    for name, m in methods.items():
-        chamfer = [f"{value:.3f}" for value in m["chamfer_m2"]]
-        interval = f"{m['ci95'][0]:.3f} to {m['ci95'][1]:.3f}"
-        mean, l1 = f"{m['chamfer_mean_m2']:.3f}", f"{m['range_l1_mean_m']:.3f}"
-        table.add_row(name, *chamfer, mean, interval, l1, f"{m['ms']:.0f}")
-    console.print(table)
+    console.print(_summary(scores), _by_horizon(scores, tasks.forecast))
     if json_file:
         document = {
             "recording": str(path),
             "range_filter_m": [tasks.forecast.min_range_m, tasks.forecast.max_range_m],
-            "methods": methods,
+            "methods": scores,
         }
         json_file.write_text(json.dumps(document, indent=1))
     return 3 if recording.damage else 0
+
+
+def _summary(scores: dict[str, Any]) -> Table:
+    table = Table(title="Chamfer distance, m^2, mean over horizons")
+    for column in ("method", "mean", "95 %", "moving", "range L1 m", "GMAC", "ms"):
+        table.add_column(column)
+    for name, m in scores.items():
+        dynamic = m["chamfer_dynamic_m2"]
+        table.add_row(
+            name,
+            f"{m['chamfer_mean_m2']:.3f}",
+            f"{m['ci95'][0]:.3f}..{m['ci95'][1]:.3f}",
+            "" if dynamic is None else f"{dynamic:.3f}",
+            f"{m['range_l1_mean_m']:.3f}",
+            f"{m['gmac']:.1f}",
+            f"{m['ms']:.0f}",
+        )
+    return table
+
+
+def _by_horizon(scores: dict[str, Any], config: ForecastConfig) -> Table:
+    table = Table(title="Chamfer distance by horizon, m^2")
+    table.add_column("method")
+    for h in range(config.horizons):
+        table.add_column(f"{config.period_s * (h + 1):.1f} s")
+    for name, m in scores.items():
+        table.add_row(name, *(f"{value:.3f}" for value in m["chamfer_m2"]))
+    return table

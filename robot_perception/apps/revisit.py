@@ -204,9 +204,11 @@ def merge(first: Path, second: Path, out: Path, console: Console) -> dict[str, A
 Segment = Callable[[ImageFrame], NDArray[np.integer]]
 
 
-def _eyes(config: RevisitConfig) -> tuple[Backbone | None, Segment]:
-    """The backbone, if any, and the segmenter that the revisit node uses on its own."""
+def _eyes(config: RevisitConfig) -> tuple[Backbone | None, Segment | None]:
+    """The backbone, if any, and the segmenter that the revisit node uses on its own, if any."""
     config = checked(config)
+    if config.regions == "cells":
+        return make_backbone(config), None
     segmenter = Segmenter(SegmentationConfig(device=config.device))
     return make_backbone(config), lambda frame: segmenter.step(frame).labels
 

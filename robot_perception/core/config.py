@@ -83,6 +83,11 @@ class RevisitConfig:
     vocabulary: str = param("", "vocabulary file; empty: fitted during the first keyframes")
     vocabulary_size: int = param(32, "centres of the VLAD vocabulary", low=2, high=1024)
     fit_keyframes: int = param(10, "keyframes the vocabulary is fitted on, if none is given", low=1)
+    regions: str = param(
+        "segments",
+        "what is described: segments, or the cells of a grid, which cost no segmentation",
+        choices=("segments", "cells"),
+    )
     neighbour_order: int = param(1, "neighbourhood order of a super-segment", low=0, high=3)
     prune_iou: float = param(
         1.0,
@@ -119,10 +124,13 @@ class ForecastConfig:
 
     method: str = param(
         "ego_warp",
-        "what predicts: constant-velocity ego-warp, or the ATPPNet network",
-        choices=("ego_warp", "atppnet"),
+        "what predicts: constant-velocity ego-warp, the same with moving things, the network that "
+        "chooses among what these propose, or ATPPNet",
+        choices=("ego_warp", "scene_flow", "ours", "atppnet"),
     )
-    checkpoint: str = param("", "path or registered name of the network's weights (method atppnet)")
+    checkpoint: str = param(
+        "", "path or registered name of the network's weights; empty: those in the package (ours)"
+    )
     device: str = device_param()
     horizons: int = param(5, "number of future scans", low=1, high=50)
     period_s: float = param(0.1, "time between the predicted scans", unit="s", low=0.01, high=1.0)

@@ -21,21 +21,24 @@ from robot_perception.core.errors import InputRejected
 from robot_perception.core.types import F32, F64, U16
 
 _HERE: F64 = np.eye(4)
+_TABLE = 2048
 _BIN_RAD = np.deg2rad(0.02)
-_BEHIND_M, _BEHIND_SHARE = np.float32(1.0), np.float32(0.1)
+BEHIND_M, BEHIND_SHARE = np.float32(1.0), np.float32(0.1)
 
 
 @dataclass(frozen=True, eq=False)
 class SensorModel:
     """A spinning LiDAR: `elevations_rad` (H,) falling from top to bottom, `columns` a revolution.
 
-    Points nearer than `min_range_m` or farther than `max_range_m` are not projected.
+    Points nearer than `min_range_m` or farther than `max_range_m` are not projected, nor those more
+    than half a beam and `margin_rad` above the top or below the bottom one.
     """
 
     elevations_rad: F64
     columns: int
     min_range_m: float
     max_range_m: float
+    margin_rad: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.elevations_rad) < 2 or not (np.diff(self.elevations_rad) < 0).all():
@@ -50,7 +53,17 @@ class SensorModel:
         """(H + 1,) elevations between the rows, the outer ones half a beam beyond, ascending."""
         e = self.elevations_rad[::-1]
         middle = (e[1:] + e[:-1]) / 2
-        return np.concatenate([[e[0] - (e[1] - e[0]) / 2], middle, [e[-1] + (e[-1] - e[-2]) / 2]])
+        bottom = e[0] - (e[1] - e[0]) / 2 - self.margin_rad
+        top = e[-1] + (e[-1] - e[-2]) / 2 + self.margin_rad
+        return np.concatenate([[bottom], middle, [top]])
+
+    @cached_property
+    def slopes(self) -> tuple[F32, NDArray[np.int32]]:
+        """Tangents (H + 1,) of the boundaries, and a table (K,) from equal steps of slope between
+        them to the first boundary not below: finds a row without an arctangent."""
+        slopes = np.tan(self.boundaries).astype(np.float32)
+        steps = np.linspace(slopes[0], slopes[-1], _TABLE, endpoint=False)
+        return slopes, np.searchsorted(slopes, steps).astype(np.int32)
 
     @cached_property
     def directions(self) -> F32:
@@ -64,7 +77,7 @@ class SensorModel:
 
 def project(xyz: F32, model: SensorModel) -> tuple[F32, NDArray[np.int32]]:
     """Range image (H, W) of points (N, 3), the nearest in each pixel, and its index or -1."""
-    image, ranges, pixels = _look(xyz, _HERE, model)
+    image, ranges, pixels = look(xyz, _HERE, model)
     index = np.full(image.size, -1, np.int32)
     nearest = np.flatnonzero((pixels >= 0) & (ranges == image.ravel()[pixels]))
     # Of two points at the same range the first one stays.
@@ -78,35 +91,56 @@ def look_from(
     """Points (N, 3) from a sensor at `pose` (4, 4): range image (H, W), which points are behind
     another in their pixel by more than 1 m and 10 %, and which fall into the image at all.
     """
-    image, ranges, pixels = _look(xyz, np.asarray(np.linalg.inv(pose), np.float64), model)
-    nearest = image.ravel()[pixels]
-    behind = ranges - nearest > np.maximum(_BEHIND_M, _BEHIND_SHARE * nearest)
-    return image, behind, pixels >= 0
+    image, ranges, pixels = look(xyz, np.asarray(np.linalg.inv(pose), np.float64), model)
+    return image, is_behind(ranges, image.ravel()[pixels]), pixels >= 0
 
 
-def _look(xyz: F32, matrix: F64, model: SensorModel) -> tuple[F32, F32, NDArray[np.int32]]:
-    """Range image (H, W) after moving the points by `matrix`; range and pixel, or -1, of each."""
+def is_behind(ranges: F32, nearest: F32) -> NDArray[np.bool_]:
+    """Which ranges (N,) are behind the nearest (N,) of their pixels by more than 1 m and 10 %."""
+    return np.asarray(ranges - nearest > np.maximum(BEHIND_M, BEHIND_SHARE * nearest))
+
+
+def look(xyz: F32, matrix: F64, model: SensorModel) -> tuple[F32, F32, NDArray[np.int32]]:
+    """Range image (H, W) of points (N, 3) after moving them by `matrix` (4, 4); the range (N,) and
+    the pixel (N,), row by row, of each; -1 outside of the image."""
     image = np.zeros((model.rows, model.columns), np.float32)
     ranges = np.empty(len(xyz), np.float32)
     pixels = np.empty(len(xyz), np.int32)
     limits = (model.min_range_m, model.max_range_m)
-    boundaries = model.boundaries.astype(np.float32)
-    _project(xyz, matrix.astype(np.float32), boundaries, limits, image, ranges, pixels)
+    _project(xyz, matrix.astype(np.float32), *model.slopes, limits, image, ranges, pixels)
     return image, ranges, pixels
+
+
+@numba.njit(cache=True, nogil=True)
+def row_of(z: np.float32, flat2: np.float32, slopes: F32, table: NDArray[np.int32]) -> int:
+    """The row of a point `z` above the sensor at a squared horizontal distance; -1 outside."""
+    if flat2 <= 0:
+        return -1
+    slope = z / np.float32(math.sqrt(flat2))
+    last = len(slopes) - 1
+    if not slopes[0] < slope <= slopes[last]:
+        return -1
+    step = int((slope - slopes[0]) / (slopes[last] - slopes[0]) * len(table))
+    # One step back: rounding may have made it one too far.
+    above = table[max(0, min(step, len(table) - 1) - 1)]
+    while slopes[above] < slope:
+        above += 1
+    return int(last - above)
 
 
 @numba.njit(cache=True, nogil=True)
 def _project(
     xyz: F32,
     matrix: F32,
-    boundaries: F32,
+    slopes: F32,
+    table: NDArray[np.int32],
     limits: tuple[float, float],
     image: F32,
     ranges: F32,
     pixels: NDArray[np.int32],
 ) -> None:
     # A loop: the same in NumPy takes four times as long, most of it for temporaries.
-    rows, columns = image.shape
+    columns = image.shape[1]
     scale = np.float32(columns / (2 * np.pi))
     for i in range(len(xyz)):
         px, py, pz = xyz[i, 0], xyz[i, 1], xyz[i, 2]
@@ -119,8 +153,8 @@ def _project(
         pixels[i] = -1
         if not (limits[0] <= reach <= limits[1]):
             continue
-        row = rows - np.searchsorted(boundaries, math.atan2(z, math.sqrt(flat2)))
-        if row < 0 or row >= rows:
+        row = row_of(z, flat2, slopes, table)
+        if row < 0:
             continue
         column = min(int((np.float32(np.pi) - math.atan2(y, x)) * scale), columns - 1)
         pixels[i] = row * columns + column

@@ -144,7 +144,8 @@ class Forecast:
     scan). `clouds` (N_t, 3) float32; `probabilities` (N_t,) float32 that the point is there;
     `range_images` (T, H, W) float32 metres, 0 where nothing is predicted, each seen from where the
     sensor will be at that horizon. `sensor_poses` (T, 4, 4): the predicted sensor pose at each
-    horizon in the sensor frame of the last scan. `method` names what made it.
+    horizon in the sensor frame of the last scan. `method` names what made it. `moving` (N_t,):
+    which points move by themselves, where that is known.
     """
 
     stamp_ns: int
@@ -155,6 +156,7 @@ class Forecast:
     range_images: F32
     sensor_poses: F64
     method: str
+    moving: tuple[NDArray[np.bool_], ...] | None = None
 
 
 Frame: TypeAlias = ImageFrame | Scan | CameraInfo | Odometry

@@ -117,6 +117,10 @@ def _forecast(result: Forecast) -> dict[str, Builder]:
             )
             probability = np.concatenate([result.probabilities[i] for i in indices])
             extra = {"horizon": horizon, "probability": probability}
+            if result.moving is not None:
+                extra["moving"] = np.concatenate([result.moving[i] for i in indices]).astype(
+                    np.float32
+                )
             return encode_cloud(make, stamp, frame_id, xyz, extra)
 
         return build

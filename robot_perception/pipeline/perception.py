@@ -166,6 +166,19 @@ class Pipeline:
             parts[FORECAST] = self.tasks.forecast.method
         return parts
 
+    def self_scores(self) -> dict[str, object]:
+        """How the forecasts did beside geometry and repeating, by horizon, where that is scored."""
+        known = self.forecaster.self_scores() if self.forecaster else None
+        if known is None or self.forecaster is None:
+            return {}
+        values: dict[str, object] = {
+            f"{name} {measure} by horizon": " ".join(f"{v:.4g}" for v in row)
+            for name, measures in known.items()
+            for measure, row in measures.items()
+        }
+        values["falls back to geometry"] = str(self.forecaster.falls_back).lower()
+        return values
+
     def expect_restart(self) -> None:
         """The clock jumped back: the next frame with a stamp that is not newer starts anew."""
         self._restart_on_next = {ImageFrame, Scan}

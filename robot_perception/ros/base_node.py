@@ -283,7 +283,9 @@ class PerceptionNode(LifecycleNode):
             return
         statuses = [s.status(self._run.stale_after_s) for s in self._streams.values()]
         latency = diagnostics.latency_status(
-            self.get_name(), pipeline.stopwatch.percentiles(), pipeline.describe()
+            self.get_name(),
+            pipeline.stopwatch.percentiles(),
+            {**pipeline.describe(), **pipeline.self_scores()},
         )
         faults, before = pipeline.guard.counts(), self._faults
         self._faults = faults

@@ -2,93 +2,196 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robot_perception.core.config import ForecastConfig
-from robot_perception.core.forecast.forecaster import Forecaster
-from robot_perception.core.forecast.warp import cloud_at_horizon
-from robot_perception.core.metrics import chamfer_m2, range_l1_m
-from robot_perception.core.range_image import project
-from robot_perception.core.types import F32, Forecast, Odometry, Scan
+from robot_perception.core.forecast.candidates import candidates
+from robot_perception.core.forecast.dataset import aligned
+from robot_perception.core.forecast.measures import Measures, measure, truth
+from robot_perception.core.forecast.methods import Predict, State, gmac, method, timed
+from robot_perception.core.forecast.motion import MotionEstimator
+from robot_perception.core.forecast.scene import SceneBuilder
+from robot_perception.core.forecast.sensor import SensorFinder
+from robot_perception.core.forecast.warp import predicted_poses
+from robot_perception.core.types import F32, F64, Odometry, Scan
 
-_RESAMPLES = 1000
-_TOLERANCE_NS = 100_000_000
+_RESAMPLES = 2000
+# Upper bounds of the classes of speed, m/s.
+_SPEEDS = (1.0, 5.0, 10.0, float("inf"))
+_BASELINE = "ego_warp"
+
+
+@dataclass(frozen=True, eq=False)
+class _Open:
+    """A forecast whose future is still to come."""
+
+    state: State
+    image: F32
+    predicted: dict[str, list[F32]]
 
 
 def evaluate(
-    frames: Iterable[Scan | Odometry], config: ForecastConfig, stride: int = 1
+    frames: Iterable[Scan | Odometry],
+    config: ForecastConfig,
+    stride: int = 1,
+    methods: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Scores of `repeat` and of `config.method` by horizon, on the same frames.
+    """Scores by method and horizon, on the same frames.
 
-    Chamfer distance (m^2) as TCNet and ATPPNet compute it, on full clouds between `min_range_m` and
-    `max_range_m`; range L1 (m) between range images, over pixels with a return in both. Every
-    `stride`-th scan with a full future is scored. The interval is the 95 % bootstrap of the mean.
+    `methods`: names, each with the file of its weights or "". Chamfer distance (m^2) as TCNet and
+    ATPPNet compute it, on full clouds between `min_range_m` and `max_range_m`, with what
+    `Measures` has. Every `stride`-th scan with a full past and future is scored. `ci95` is the
+    bootstrap interval of the mean, `vs_ego_warp_ci95` that of the paired difference.
     """
-    forecaster = Forecaster(config)
-    # Enough to have the future of the oldest: the recording may be longer than memory.
-    window: deque[tuple[Scan, Forecast | None]] = deque(maxlen=config.horizons + 1)
-    rows: dict[str, list[list[list[float]]]] = {"repeat": [], config.method: []}
-    milliseconds: list[float] = []
-    odometry: Odometry | None = None
-    for frame in frames:
-        if isinstance(frame, Odometry):
-            odometry = frame
+    chosen = {n: method(n, config, w) for n, w in (methods or dict.fromkeys(_DEFAULT, "")).items()}
+    rows: dict[str, list[list[Measures]]] = {name: [] for name in chosen}
+    ms: dict[str, list[float]] = {name: [] for name in chosen}
+    speeds: list[float] = []
+    motion = MotionEstimator(config.ego_motion, config.standstill_mps)
+    builder, finder = SceneBuilder(config.past), SensorFinder(config)
+    window: deque[tuple[Scan, F64, _Open | None]] = deque(maxlen=config.horizons + 1)
+    horizons = tuple(config.period_s * (i + 1) for i in range(config.horizons))
+    for count, (scan, odometry) in enumerate(aligned(frames)):
+        model = finder.model(scan)
+        moved = motion.step(scan, odometry)
+        scene = builder.step(scan, moved, model)
+        made = None
+        if moved is not None and len(scene.past) >= config.past - 1 and count % stride == 0:
+            poses = predicted_poses(scene.twist, horizons)
+            state = State(scene, candidates(scene, poses, horizons, model), model)
+            made = _predict(state, chosen, ms)
+        window.append((scan, np.eye(4) if moved is None else moved.relative, made))
+        first = window[0][2]
+        if len(window) <= config.horizons or first is None:
             continue
-        fits = odometry is not None and abs(odometry.stamp_ns - frame.stamp_ns) < _TOLERANCE_NS
-        start = time.perf_counter()
-        forecast = forecaster.step(frame, odometry if fits else None)
-        milliseconds.append((time.perf_counter() - start) * 1e3)
-        window.append((frame, forecast))
-        scan, past = window[0]
-        if len(window) <= config.horizons or past is None or len(milliseconds) % stride:
-            continue
-        future = [scan for scan, _ in window][1:]
-        predicted = [cloud_at_horizon(past, h) for h in range(config.horizons)]
-        rows[config.method].append(_score(predicted, future, forecaster, config))
-        rows["repeat"].append(_score([scan.xyz] * config.horizons, future, forecaster, config))
-    timing = {"repeat": 0.0, config.method: float(np.median(milliseconds)) if milliseconds else 0.0}
+        true_poses = np.stack(list(_chain([w[1] for w in window][1:])))
+        future = [w[0] for w in window][1:]
+        _score(first, true_poses, future, chosen, rows, ms)
+        speeds.append(float(np.linalg.norm(first.state.scene.twist[3:])))
+    if not speeds:
+        return {}
+    base = rows.get(_BASELINE)
     return {
-        name: _summary(np.array(scores), timing[name]) for name, scores in rows.items() if scores
+        name: {
+            **_summary(scores, base, np.array(speeds)),
+            "gmac": gmac(name, config),
+            "ms": float(np.median(ms[name])),
+        }
+        for name, scores in rows.items()
     }
+
+
+_DEFAULT = ("repeat", "ego_warp", "ego_warp_oracle", "raytrace", "scene_flow", "ours")
+
+
+def _predict(state: State, methods: dict[str, Predict], ms: dict[str, list[float]]) -> _Open:
+    predicted = {}
+    for name, predict in methods.items():
+        if name != "ego_warp_oracle":
+            predicted[name], spent = timed(predict, state)
+            ms[name].append(spent)
+    return _Open(state, state.scene.image, predicted)
+
+
+def _chain(relative: list[F64]) -> Iterable[F64]:
+    pose = np.eye(4)
+    for step in relative:
+        pose = pose @ step
+        yield pose
 
 
 def _score(
-    predicted: Sequence[F32], future: Sequence[Scan], forecaster: Forecaster, config: ForecastConfig
-) -> list[list[float]]:
-    """(T, 2): Chamfer distance and range L1 of each horizon."""
-    model = forecaster.sensor_model
-    assert model is not None
-    scores = []
-    for cloud, scan in zip(predicted, future, strict=True):
-        chamfer = chamfer_m2(_in_range(cloud, config), _in_range(scan.xyz, config))
-        l1 = range_l1_m(project(np.ascontiguousarray(cloud), model)[0], project(scan.xyz, model)[0])
-        scores.append([chamfer, l1])
-    return scores
+    made: _Open,
+    poses: F64,
+    future: list[Scan],
+    methods: dict[str, Predict],
+    rows: dict[str, list[list[Measures]]],
+    ms: dict[str, list[float]],
+) -> None:
+    model = made.state.model
+    predicted = dict(made.predicted)
+    if "ego_warp_oracle" in methods:
+        state = replace(made.state, truth_poses=poses)
+        predicted["ego_warp_oracle"], spent = timed(methods["ego_warp_oracle"], state)
+        ms["ego_warp_oracle"].append(spent)
+    scored: dict[str, list[Measures]] = {name: [] for name in predicted}
+    for h, (scan, pose) in enumerate(zip(future, poses, strict=True)):
+        true = truth(scan.xyz, made.image, pose, model)
+        for name, clouds in predicted.items():
+            scored[name].append(measure(clouds[h], true, model))
+    for name, measures in scored.items():
+        rows[name].append(measures)
 
 
-def _summary(scores: np.ndarray, milliseconds: float) -> dict[str, Any]:
-    """Means of (N, T, 2) scores, and the interval of the mean Chamfer distance."""
-    chamfer, l1 = scores[:, :, 0], scores[:, :, 1]
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(chamfer), (_RESAMPLES, len(chamfer)))
-    low, high = np.percentile(chamfer.mean(axis=1)[draws].mean(axis=1), (2.5, 97.5))
-    return {
+def _summary(
+    scores: list[list[Measures]], base: list[list[Measures]] | None, speeds: NDArray[np.float64]
+) -> dict[str, Any]:
+    table = _table(scores)
+    chamfer = table["forward"] + table["backward"]
+    summary: dict[str, Any] = {
         "frames": len(chamfer),
-        "chamfer_m2": chamfer.mean(axis=0).tolist(),
-        "chamfer_mean_m2": float(chamfer.mean()),
-        "ci95": [float(low), float(high)],
-        "range_l1_m": l1.mean(axis=0).tolist(),
-        "range_l1_mean_m": float(l1.mean()),
-        "ms": milliseconds,
+        "chamfer_m2": np.nanmean(chamfer, axis=0).tolist(),
+        "chamfer_mean_m2": float(np.nanmean(chamfer)),
+        "ci95": _interval(chamfer.mean(axis=1)),
+        "range_l1_m": np.nanmean(table["range_l1_m"], axis=0).tolist(),
+        "range_l1_mean_m": float(np.nanmean(table["range_l1_m"])),
+        "range_median_m": float(np.nanmean(table["range_median_m"])),
+        "abs_rel": float(np.nanmean(table["abs_rel"])),
+        "mask_iou": float(np.nanmean(table["mask_iou"])),
+        "chamfer_dynamic_m2": _nanmean(table["dynamic"]),
+        "true_to_predicted_m2": {
+            group: _nanmean(table[group]) for group in ("static", "moving", "new")
+        },
+        "chamfer_by_speed_m2": _by_speed(chamfer.mean(axis=1), speeds),
     }
+    if base is not None:
+        other = _table(base)
+        pairs = {
+            "chamfer_mean_m2": chamfer - other["forward"] - other["backward"],
+            "range_l1_mean_m": table["range_l1_m"] - other["range_l1_m"],
+            "chamfer_dynamic_m2": table["dynamic"] - other["dynamic"],
+        }
+        with np.errstate(all="ignore"):
+            summary["vs_ego_warp_ci95"] = {
+                name: _interval(np.nanmean(difference, axis=1))
+                for name, difference in pairs.items()
+            }
+            last = pairs["chamfer_mean_m2"][:, -2:]
+            summary["vs_ego_warp_ci95"]["chamfer_last_two_m2"] = _interval(last.mean(axis=1))
+    return summary
 
 
-def _in_range(xyz: F32, config: ForecastConfig) -> F32:
-    reach = np.linalg.norm(xyz, axis=1)
-    kept: F32 = xyz[(reach >= config.min_range_m) & (reach <= config.max_range_m)]
-    return kept
+def _table(scores: list[list[Measures]]) -> dict[str, NDArray[np.float64]]:
+    """Each measure as (frames, horizons)."""
+    names = asdict(scores[0][0])
+    return {n: np.array([[getattr(m, n) for m in row] for row in scores]) for n in names}
+
+
+def _nanmean(values: NDArray[np.float64]) -> float | None:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+
+
+def _interval(values: NDArray[np.float64]) -> list[float] | None:
+    """95 % bootstrap interval of the mean over frames; None without values."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    draws = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), (2.5, 97.5))
+    return [float(low), float(high)]
+
+
+def _by_speed(chamfer: NDArray[np.float64], speeds: NDArray[np.float64]) -> dict[str, float]:
+    found, low = {}, 0.0
+    for high in _SPEEDS:
+        inside = (speeds >= low) & (speeds < high)
+        if inside.any():
+            found[f"{low:g}..{high:g} m/s"] = float(np.nanmean(chamfer[inside]))
+        low = high
+    return found

@@ -10,11 +10,16 @@ import numpy as np
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.forecast import reliability
+from robot_perception.core.forecast.candidates import Candidates, candidates
 from robot_perception.core.forecast.motion import Motion, MotionEstimator
 from robot_perception.core.forecast.network import NetworkForecaster
+from robot_perception.core.forecast.scene import Scene, SceneBuilder
+from robot_perception.core.forecast.selection import Selected, SelectorForecaster, of_geometry
+from robot_perception.core.forecast.selfscore import SelfScorer
+from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.warp import predicted_poses, warp
-from robot_perception.core.range_image import SensorModel, calibrate_elevations, project
-from robot_perception.core.types import F32, F64, Forecast, Odometry, Scan
+from robot_perception.core.range_image import SensorModel, project
+from robot_perception.core.types import F32, Forecast, Odometry, Scan
 
 _MIN_POINTS = 100
 # A longer silence than this many periods ends the history: its velocity is no longer that of now.
@@ -31,35 +36,50 @@ class Forecaster:
         self._config = config
         self._horizons = tuple(config.period_s * (i + 1) for i in range(config.horizons))
         self._network = NetworkForecaster(config) if config.method == "atppnet" else None
-        self._model: SensorModel | None = None
-        if config.elevations_rad:
-            self._model = self._sensor_model(np.array(config.elevations_rad))
+        self._selector = SelectorForecaster(config) if config.method == "ours" else None
+        self._builder: SceneBuilder | None = None
+        if config.method in ("ours", "scene_flow"):
+            self._builder = SceneBuilder(config.past)
+        self._sensor = SensorFinder(config)
         self._motion = MotionEstimator(config.ego_motion, config.standstill_mps)
         self._past: deque[F32] = deque(maxlen=config.past)
         self._last: Scan | None = None
+        self._scorer = SelfScorer(self._horizons)
 
     @property
     def sensor_model(self) -> SensorModel | None:
         """The sensor as configured or found; None before the first scan."""
-        return self._model
+        return self._sensor.found
+
+    def self_scores(self) -> dict[str, dict[str, list[float]]] | None:
+        """How the network did so far beside geometry and repeating, by horizon; None without it."""
+        return self._scorer.means() if self._selector is not None else None
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether geometry answers instead of the network, which has been the worse one here."""
+        return self._scorer.falls_back
 
     def reset(self) -> None:
         """Forget all scans; elevations found from the clouds are found anew."""
+        self._scorer.reset()
         self._motion.reset()
         self._past.clear()
         self._last = None
-        if not self._config.elevations_rad:
-            self._model = None
+        self._sensor.reset()
+        if self._builder is not None:
+            self._builder.reset()
 
     def step(self, scan: Scan, odometry: Odometry | None = None) -> Forecast | None:
         """The forecast after `scan`; None until its motion is known (one scan; `past` of them for
-        a network). Raises InputRejected for a scan that cannot be used. A step that fails leaves
-        no trace, so that it can be tried again."""
-        before = self._last, self._model, copy.copy(self._motion), self._past.copy()
+        ATPPNet). Raises InputRejected for a scan that cannot be used. A step that fails leaves no
+        trace, so that it can be tried again."""
+        names = ("_last", "_past", "_sensor", "_motion", "_builder", "_scorer")
+        before = {name: copy.copy(getattr(self, name)) for name in names}
         try:
             return self._step(scan, odometry)
         except Exception:
-            self._last, self._model, self._motion, self._past = before
+            vars(self).update(before)
             raise
 
     def _step(self, scan: Scan, odometry: Odometry | None) -> Forecast | None:
@@ -67,21 +87,41 @@ class Forecaster:
             raise InputRejected(f"a cloud of {len(scan.xyz)} points is too small to forecast from")
         if self._last is not None and self._starts_anew(scan, self._last):
             self.reset()
-        if self._model is None:
-            self._model = self._sensor_model(
-                calibrate_elevations(scan.xyz, self._config.beams, scan.ring)
-            )
+        model = self._sensor.model(scan)
         motion = self._motion.step(scan, odometry)
         self._last = scan
-        if self._network is not None:
-            self._past.append(project(scan.xyz, self._model)[0])
-        if motion is None:
-            return None
+        if self._builder is not None:
+            scene = self._builder.step(scan, motion, model)
+            if motion is None:
+                return None
+            return self._selected(scan, scene, model)
         if self._network is None:
-            return self._warped(scan, motion, self._model)
+            return None if motion is None else self._warped(scan, motion, model)
+        self._past.append(project(scan.xyz, model)[0])
         if len(self._past) < self._config.past:
             return None
-        return self._network.forecast(scan, list(self._past), self._horizons, self._model)
+        return self._network.forecast(scan, list(self._past), self._horizons, model)
+
+    def _selected(self, scan: Scan, scene: Scene, model: SensorModel) -> Forecast:
+        """By the network, unless there is none or it has been worse than geometry."""
+        poses = predicted_poses(scene.twist, self._horizons)
+        found = candidates(scene, poses, self._horizons, model)
+        if self._selector is None:
+            return self._chosen(scan, found, of_geometry(found, model), "scene_flow")
+        scorer = self._scorer
+        scorer.add_scan(scan, model)
+        if scorer.falls_back and not scorer.due:
+            scorer.skip()
+            return self._chosen(scan, found, of_geometry(found, model), "scene_flow")
+        selected = self._selector.select(scene, found, model)
+        if not scorer.due:
+            scorer.skip()
+            return self._chosen(scan, found, selected, "ours")
+        geometry = of_geometry(found, model)
+        scorer.add_forecast(scan, [s.points for s in selected], [s.points for s in geometry], poses)
+        if scorer.falls_back:
+            return self._chosen(scan, found, geometry, "scene_flow")
+        return self._chosen(scan, found, selected, "ours")
 
     def _warped(self, scan: Scan, motion: Motion, model: SensorModel) -> Forecast:
         poses = predicted_poses(motion.twist, self._horizons)
@@ -100,13 +140,28 @@ class Forecaster:
             "ego_warp",
         )
 
+    def _chosen(
+        self,
+        scan: Scan,
+        found: Candidates,
+        selected: list[Selected],
+        name: str,
+    ) -> Forecast:
+        return Forecast(
+            scan.stamp_ns,
+            scan.frame_id,
+            self._horizons,
+            tuple(s.points for s in selected),
+            tuple(s.probability for s in selected),
+            np.stack([s.image for s in selected]),
+            found.poses,
+            name,
+            tuple(s.moving for s in selected),
+        )
+
     def _starts_anew(self, scan: Scan, last: Scan) -> bool:
         ahead = (scan.stamp_ns - last.stamp_ns) * 1e-9
         if ahead == 0:
             raise InputRejected("the stamp is that of the previous scan")
         too_long = ahead > _MAX_GAP_PERIODS * self._config.period_s
         return ahead < 0 or too_long or scan.frame_id != last.frame_id
-
-    def _sensor_model(self, elevations: F64) -> SensorModel:
-        config = self._config
-        return SensorModel(elevations, config.columns, config.min_range_m, config.max_range_m)

@@ -1,4 +1,4 @@
-"""A trained network as a forecaster: range images in, clouds out."""
+"""ATPPNet with trained weights: range images in, range images out."""
 
 from __future__ import annotations
 
@@ -13,23 +13,44 @@ from robot_perception.core.types import F32, Forecast, Scan
 from robot_perception.core.weights import load_into, load_state_dict, pick_device, resolve
 
 
-class NetworkForecaster:
+def load_atppnet(config: ForecastConfig) -> tuple[ATPPNet, torch.device]:
     """ATPPNet with the weights of `config.checkpoint`; raises WeightsRejected without them."""
+    if not config.checkpoint:
+        raise WeightsRejected(
+            "the method atppnet needs trained weights: name them in the parameter checkpoint "
+            "(robot-perception forecast train --network atppnet makes them)"
+        )
+    if config.beams % 8 or config.columns % 64:
+        raise ValueError("ATPPNet needs beams in multiples of 8 and columns of 64")
+    device = pick_device(config.device)
+    model = ATPPNet(config.horizons, config.min_range_m, config.max_range_m)
+    load_into(model, load_state_dict(resolve(config.checkpoint)))
+    return model.to(device).eval(), device
+
+
+@torch.inference_mode()
+def predict_images(model: ATPPNet, device: torch.device, past: list[F32]) -> tuple[F32, F32]:
+    """Range images (T, H, W), 0 where no return is more likely, and the probability of one.
+
+    Raises InputRejected without GPU memory for it.
+    """
+    images = torch.from_numpy(np.stack(past))[None].to(device)
+    try:
+        ranges, logits = model(images)
+    except torch.cuda.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise InputRejected("out of GPU memory for the forecast") from error
+    probability = torch.sigmoid(logits)[0].float().cpu().numpy()
+    seen = np.where(probability > 0.5, ranges[0].float().cpu().numpy(), 0.0).astype(np.float32)
+    return seen, probability
+
+
+class NetworkForecaster:
+    """ATPPNet as a forecaster; raises WeightsRejected without weights."""
 
     def __init__(self, config: ForecastConfig) -> None:
-        if not config.checkpoint:
-            raise WeightsRejected(
-                "the method atppnet needs trained weights: name them in the parameter checkpoint "
-                "(robot-perception forecast train makes them)"
-            )
-        if config.beams % 8 or config.columns % 64:
-            raise ValueError("ATPPNet needs beams in multiples of 8 and columns of 64")
-        self._device = pick_device(config.device)
-        model = ATPPNet(config.horizons, config.min_range_m, config.max_range_m)
-        load_into(model, load_state_dict(resolve(config.checkpoint)))
-        self._model = model.to(self._device).eval()
+        self._model, self._device = load_atppnet(config)
 
-    @torch.inference_mode()
     def forecast(
         self, scan: Scan, past: list[F32], horizons_s: tuple[float, ...], model: SensorModel
     ) -> Forecast:
@@ -38,14 +59,7 @@ class NetworkForecaster:
         Images and clouds are in the frames of the future sensor, as the network was trained; its
         motion is implied and not known, so the sensor poses are the identity.
         """
-        images = torch.from_numpy(np.stack(past))[None].to(self._device)
-        try:
-            ranges, logits = self._model(images)
-        except torch.cuda.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise InputRejected("out of GPU memory for the forecast") from error
-        probability = torch.sigmoid(logits)[0].float().cpu().numpy()
-        seen = np.where(probability > 0.5, ranges[0].float().cpu().numpy(), 0.0).astype(np.float32)
+        seen, probability = predict_images(self._model, self._device, past)
         return Forecast(
             scan.stamp_ns,
             scan.frame_id,

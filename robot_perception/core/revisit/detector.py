@@ -113,7 +113,9 @@ class RevisitDetector:
         pose = None if odometry is None else odometry.pose
         if not self._chooser.step(frame, pose):
             return None
-        if labels is None and self._segment is not None:
+        if self._config.regions == "cells":
+            labels = None
+        elif labels is None and self._segment is not None:
             labels = self._segment(frame)
         travelled = float("nan") if pose is None else self._chooser.travelled_m
         view = see(self._extract, frame, labels, pose, travelled)

@@ -32,9 +32,9 @@ def merge_maps(
     """Write the keyframes and edges of both maps to `out`, and an edge for each keyframe of the
     second that is recognised among those of the first.
 
-    Keyframes of the second map get new ids and sessions, after those of the first; poses stay in
-    the frame of their own session. Raises WeightsRejected unless both were made with the same
-    features and vocabulary, and OSError.
+    It recognises by the default calibration. Keyframes of the second map get new ids and sessions,
+    after those of the first; poses stay in the frame of their own session. Raises WeightsRejected
+    unless both were made with the same features and vocabulary, and OSError.
     """
     vocabulary, keyframes, edges, backend = load_map(first)
     other, others, other_edges, other_backend = load_map(second)

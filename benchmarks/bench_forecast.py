@@ -1,0 +1,139 @@
+"""Time of a forecast, step by step, and of the networks beside each other, in one process.
+
+    python benchmarks/bench_forecast.py [RECORDING] [--threads N] [--json FILE]
+
+Without a recording, scans of the simulator (64 x 2048). Medians in milliseconds. The networks run
+on the same scan; ATPPNet, with random weights, at the full 64 x 2048 that it was published for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from robot_perception.core.config import ForecastConfig
+from robot_perception.core.forecast.atppnet import ATPPNet
+from robot_perception.core.forecast.candidates import candidates
+from robot_perception.core.forecast.features import CHANNELS, features, network_model
+from robot_perception.core.forecast.forecaster import Forecaster
+from robot_perception.core.forecast.methods import gmac
+from robot_perception.core.forecast.motion import MotionEstimator
+from robot_perception.core.forecast.scene import SceneBuilder
+from robot_perception.core.forecast.selection import SelectorForecaster
+from robot_perception.core.forecast.selector import Selector
+from robot_perception.core.forecast.sensor import SensorFinder
+from robot_perception.core.forecast.warp import predicted_poses
+from robot_perception.core.types import Scan
+from robot_perception.pipeline.messages import rosbags_factory
+from robot_perception.pipeline.outputs import messages
+from robot_perception.pipeline.simulator.config import SimulatorConfig
+from robot_perception.pipeline.simulator.variety import scans
+from robot_perception.pipeline.sources import open_recording
+from robot_perception.wire import decode_cloud, encode_frame
+
+_SCANS, _WARM_UP = 24, 8
+
+
+def clouds(path: Path | None) -> Iterator[Scan]:
+    if path is None:
+        yield from scans(SimulatorConfig(columns=2048), _SCANS)
+        return
+    frames = (item.frame for item in open_recording(path).frames())
+    yield from islice((f for f in frames if isinstance(f, Scan)), _SCANS)
+
+
+def steps(source: list[Scan], config: ForecastConfig) -> dict[str, float]:
+    """Median milliseconds of each step of a forecast by the network, and of the whole."""
+    motion, builder = MotionEstimator("clouds", config.standstill_mps), SceneBuilder(config.past)
+    finder, network = SensorFinder(config), SelectorForecaster(config)
+    horizons = tuple(config.period_s * (i + 1) for i in range(config.horizons))
+    spent: dict[str, list[float]] = {}
+
+    def timed(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = call(*arguments)
+        spent.setdefault(name, []).append((time.perf_counter() - start) * 1e3)
+        return result
+
+    for scan in source:
+        model = finder.model(scan)
+        moved = timed("ego-motion", motion.step, scan, None)
+        scene = timed("scene", builder.step, scan, moved, model)
+        poses = predicted_poses(scene.twist, horizons)
+        found = timed("candidates", candidates, scene, poses, horizons, model)
+        timed("features alone", features, scene, found, network_model(model))
+        timed("features, network, choice", network.select, scene, found, model)
+    return {name: float(np.median(ms[_WARM_UP:])) for name, ms in spent.items()}
+
+
+def whole(source: list[Scan], config: ForecastConfig) -> float:
+    """Median milliseconds from message to messages: decode, forecast, encode six clouds."""
+    forecaster = Forecaster(config)
+    spent = []
+    for scan in source:
+        message = encode_frame(rosbags_factory, scan)[1]
+        start = time.perf_counter()
+        made = forecaster.step(decode_cloud(message))
+        if made is not None:
+            for build in messages(made, scan).values():
+                build(rosbags_factory)
+        spent.append((time.perf_counter() - start) * 1e3)
+    return float(np.median(spent[_WARM_UP:]))
+
+
+def forward(model: torch.nn.Module, inputs: torch.Tensor, repeats: int) -> float:
+    model.eval()
+    spent = []
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            model(inputs)
+            spent.append((time.perf_counter() - start) * 1e3)
+    return float(np.median(spent[1:]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recording", type=Path, nargs="?")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    source = list(clouds(arguments.recording))
+    config = ForecastConfig(method="ours")
+    ours = forward(Selector(), torch.zeros(1, CHANNELS, 64, 1024), 10)
+    published = forward(ATPPNet(5, 1.0, 85.0), torch.zeros(1, 5, 64, 2048), 2)
+    # The published network counts at twice the columns that `gmac` takes.
+    work = {"ours": gmac("ours", config), "atppnet": 2 * gmac("atppnet", config)}
+    result = {
+        "machine": f"{platform.machine()}, torch {torch.__version__}, {arguments.threads} threads",
+        "scans": str(arguments.recording or "simulator"),
+        "points": int(np.median([len(s.xyz) for s in source])),
+        "network_ms": {"ours": ours, "atppnet": published},
+        "network_gmac": work,
+        "times_faster": published / ours,
+        "times_fewer_macs": work["atppnet"] / work["ours"],
+        "steps_ms": steps(source, config),
+        "message_to_messages_ms": {
+            method: whole(source, ForecastConfig(method=method))
+            for method in ("ego_warp", "scene_flow", "ours")
+        },
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    print(json.dumps(result, indent=1))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""`forecast train`: samples from recordings and simulated drives, training, curves."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from robot_perception.core.config import ForecastConfig
+from robot_perception.core.errors import InputRejected
+from robot_perception.core.forecast.atppnet_training import train_atppnet
+from robot_perception.core.forecast.dataset import samples
+from robot_perception.core.forecast.training import Epoch, TrainingConfig, train
+from robot_perception.core.types import Odometry, Scan
+from robot_perception.core.weights import load_state_dict, pick_device
+from robot_perception.pipeline.simulator.variety import scans, varied
+from robot_perception.pipeline.sources import open_recording
+
+_DRIVE_SCANS, _DRIVE_STRIDE = 66, 5
+_FIRST_VALIDATION_SEED = 900_000
+_HELD_OUT = 0.15
+
+
+def train_forecast(
+    recordings: list[Path],
+    validation: list[Path],
+    drives: int,
+    out: Path,
+    network: str,
+    forecast: ForecastConfig,
+    training: TrainingConfig,
+    stride: int,
+    start: Path | None,
+    speedups: list[int],
+    console: Console,
+) -> Epoch:
+    """Train and write `out`, with its `.json` (data, settings, curve) and `.png` beside it.
+
+    `speedups`: 2 takes every second scan of a recording as well, as if the robot were twice as
+    fast. With the package `tensorboard` there are curves for that too, in `out`.tensorboard.
+    """
+    cache = out.with_name(out.name + ".samples")
+    cache.mkdir(parents=True, exist_ok=True)
+    device = pick_device(forecast.device)
+    fit: list[Path] = []
+    check: list[Path] = []
+    for path in recordings:
+        made = []
+        for speedup in speedups:
+            made += _of_recording(path, cache, forecast, stride, speedup, console)
+        # The last part of a recording, with a gap: neighbours in time are nearly the same.
+        held = 0 if validation else max(1, round(_HELD_OUT * len(made)))
+        fit += made[: max(1, len(made) - 2 * held)] if held else made
+        check += made[len(made) - held :]
+    for path in validation:
+        check += _of_recording(path, cache, forecast, stride, 1, console)
+    fit += _of_drives(range(drives), cache, forecast, console)
+    if drives:
+        seeds = range(_FIRST_VALIDATION_SEED, _FIRST_VALIDATION_SEED + max(1, drives // 10))
+        check += _of_drives(seeds, cache, forecast, console)
+    epochs: list[Epoch] = []
+    writer = _tensorboard(out.with_name(out.name + ".tensorboard"))
+    with Progress(console=console) as progress:
+        task = progress.add_task(f"train on {len(fit)} samples", total=training.epochs)
+
+        def report(epoch: Epoch) -> None:
+            epochs.append(epoch)
+            for name in ("train", "validation", "gain") if writer else ():
+                writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
+            progress.advance(task)
+            console.print(
+                f"epoch {epoch.epoch}: loss {epoch.train:.4f}, validation {epoch.validation:.4f}, "
+                f"gain over geometry {epoch.gain:.2%}"
+                if network == "ours"
+                else f"epoch {epoch.epoch}: loss {epoch.train:.4f}, "
+                f"validation {epoch.validation:.4f}"
+            )
+
+        if network == "ours":
+            weights = load_state_dict(start) if start else None
+            best = train(fit, check, out, training, device, report, weights)
+        else:
+            best = train_atppnet(
+                fit, check, out, training, (forecast.min_range_m, forecast.max_range_m), device,
+                report, warped=network == "atppnet_warped",
+            )  # fmt: skip
+    record = {
+        "network": network,
+        "recordings": [str(p) for p in recordings],
+        "validation": [str(p) for p in validation],
+        "simulated_drives": drives,
+        "samples": len(fit),
+        "validation_samples": len(check),
+        "training": asdict(training),
+        "best": asdict(best),
+        "epochs": [asdict(e) for e in epochs],
+    }
+    out.with_name(out.name + ".json").write_text(json.dumps(record, indent=1))
+    _plot(epochs, out.with_name(out.name + ".png"), network)
+    return best
+
+
+def _tensorboard(folder: Path) -> Any:
+    """A writer of TensorBoard's events; None where the package is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
+def _of_recording(
+    path: Path, cache: Path, config: ForecastConfig, stride: int, speedup: int, console: Console
+) -> list[Path]:
+    recording = open_recording(path)
+    if "points" not in recording.roles:
+        raise InputRejected(f"{path} has no point clouds")
+
+    def frames() -> Iterator[Scan | Odometry]:
+        taken: list[int] = []
+        for item in recording.frames():
+            frame = item.frame
+            if isinstance(frame, Scan | Odometry) and speedup == 1:
+                yield frame
+            elif isinstance(frame, Scan):
+                # Without odometry, whose stamps would no longer fit.
+                taken.append(frame.stamp_ns)
+                if len(taken) % speedup == 0:
+                    passed = (frame.stamp_ns - taken[0]) // speedup
+                    yield replace(frame, stamp_ns=taken[0] + passed)
+
+    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    return _sampled(frames(), cache, f"{path.name}_{key}_x{speedup}", config, stride, console)
+
+
+def _of_drives(seeds: range, cache: Path, config: ForecastConfig, console: Console) -> list[Path]:
+    made: list[Path] = []
+    for seed in seeds:
+        drive = varied(seed)
+        fitting = replace(config, beams=drive.beams, elevations_rad=())
+        frames = scans(drive, _DRIVE_SCANS)
+        made += _sampled(frames, cache, f"drive_{seed:06d}", fitting, _DRIVE_STRIDE, console)
+    return made
+
+
+def _sampled(
+    frames: Iterator[Scan] | Iterator[Scan | Odometry],
+    cache: Path,
+    name: str,
+    config: ForecastConfig,
+    stride: int,
+    console: Console,
+) -> list[Path]:
+    """Sample files of one source; made once, and again only if that was interrupted."""
+    done = cache / f"{name}.done"
+    if not done.exists():
+        with Progress(console=console) as progress:
+            task = progress.add_task(f"samples of {name}", total=None)
+            made = samples(chain(frames), config, stride, np.random.default_rng(0))
+            for i, sample in enumerate(made):
+                sample.save(cache / f"{name}_{i:05d}.npz")
+                progress.advance(task)
+        done.touch()
+    return sorted(cache.glob(f"{name}_?????.npz"))
+
+
+def _plot(epochs: list[Epoch], path: Path, network: str) -> None:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4))
+    number = [e.epoch for e in epochs]
+    axes[0].plot(number, [e.train for e in epochs], label="training")
+    axes[0].plot(number, [e.validation for e in epochs], label="validation")
+    axes[0].set(xlabel="epoch", ylabel="loss", title=network)
+    axes[0].legend()
+    axes[1].plot(number, [100 * e.gain for e in epochs])
+    axes[1].set(xlabel="epoch", ylabel="%", title="Chamfer distance saved over geometry")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)

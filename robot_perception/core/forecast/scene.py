@@ -1,0 +1,99 @@
+"""What is known of the surroundings at a scan, in that scan's sensor frame."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_perception.core.forecast.flow import PastScan, above_ground, velocities
+from robot_perception.core.forecast.motion import Motion
+from robot_perception.core.forecast.warp import transform
+from robot_perception.core.range_image import SensorModel, is_behind, look, project
+from robot_perception.core.types import F32, F64, Scan
+
+# Past scans whose comparison with the present tells what moves: 0.2 and 0.4 s at 10 Hz.
+_LAGS = (2, 4)
+_MEMORY_S = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """`xyz` (N, 3) the scan; `velocity` (N, 3) m/s, 0 for what stands; `memory` (M, 3) what earlier
+    scans saw and something hides now, and how long ago (M,); `past` the scans before, oldest first;
+    `twist` (6,) of the sensor; `image` (H, W) the scan's range image, with the range (N,) and the
+    pixel (N,) of each point in it, -1 outside."""
+
+    xyz: F32
+    velocity: F32
+    memory: F32
+    memory_age_s: F32
+    past: tuple[PastScan, ...]
+    twist: F64
+    image: F32
+    ranges: F32
+    pixels: NDArray[np.int32]
+
+
+class SceneBuilder:
+    """Takes scans and their motion in order, and keeps what outlives them, at most `past` scans."""
+
+    def __init__(self, past: int) -> None:
+        self._kept = max(past, *_LAGS) + 1
+        self.reset()
+
+    def reset(self) -> None:
+        self._past: deque[PastScan] = deque(maxlen=self._kept)
+        self._memory = np.zeros((0, 3), np.float32)
+        self._age = np.zeros(0, np.float32)
+        self._stamp_ns: int | None = None
+
+    def step(self, scan: Scan, motion: Motion | None, model: SensorModel) -> Scene:
+        """The scene at `scan`, whose `motion` is None if it is the first."""
+        image, ranges, pixels = look(scan.xyz, np.eye(4), model)
+        if motion is not None and self._stamp_ns is not None:
+            dt = (scan.stamp_ns - self._stamp_ns) * 1e-9
+            self._carry(np.asarray(np.linalg.inv(motion.relative)), dt, image, model)
+        else:
+            self.reset()
+        self._stamp_ns = scan.stamp_ns
+        past = tuple(self._past)
+        stands = above_ground(scan.xyz)
+        compared = [past[-lag] for lag in _LAGS if lag <= len(past)]
+        velocity = velocities(scan.xyz, stands, compared, model)
+        now = PastScan(scan.xyz, scan.xyz[stands], image, np.eye(4), 0.0)
+        # A new one: a copy of this builder keeps its own.
+        self._past = deque([*self._past, now], maxlen=self._kept)
+        twist = np.zeros(6) if motion is None else motion.twist
+        return Scene(
+            scan.xyz, velocity, self._memory, self._age, past, twist, image, ranges, pixels
+        )
+
+    def _carry(self, step: F64, dt: float, image: F32, model: SensorModel) -> None:
+        """Bring the past into the present frame by `step` (4, 4), and see what is hidden of it
+        behind the present range image (H, W)."""
+        moved = [replace(p, pose=step @ p.pose, age_s=p.age_s + dt) for p in self._past]
+        self._past = deque(moved, maxlen=self._kept)
+        pool = np.concatenate([self._memory, self._past[-1].xyz])
+        age = np.zeros(len(pool), np.float32)
+        age[: len(self._age)] = self._age
+        age += np.float32(dt)
+        _, ranges, pixels = look(pool, step, model)
+        seen = _covering(image).ravel()[pixels]
+        hidden = (pixels >= 0) & (seen > 0) & is_behind(ranges, seen) & (age <= _MEMORY_S)
+        pool, age = transform(pool[hidden], step), age[hidden]
+        # One to a pixel bounds the memory.
+        _, index = project(pool, model)
+        chosen = index[index >= 0]
+        self._memory, self._age = pool[chosen], age[chosen]
+
+
+def _covering(image: F32) -> F32:
+    """The nearest range (H, W) in each pixel and its neighbours in the row, 0 where there is none:
+    closes the gaps between points, so that what is behind is hidden and not seen through."""
+    far = np.where(image > 0, image, np.float32(np.inf))
+    around = np.pad(far, ((0, 0), (1, 1)), mode="wrap")
+    nearest = np.minimum(np.minimum(around[:, :-2], around[:, 2:]), far)
+    return np.where(np.isfinite(nearest), nearest, np.float32(0))

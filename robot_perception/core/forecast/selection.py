@@ -1,0 +1,148 @@
+"""The trained selector as a forecaster: candidates in, clouds out."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robot_perception.core.config import ForecastConfig
+from robot_perception.core.errors import InputRejected, WeightsRejected
+from robot_perception.core.forecast import reliability
+from robot_perception.core.forecast.candidates import Candidates
+from robot_perception.core.forecast.choice import LEAVE_OUT, STAND
+from robot_perception.core.forecast.decide import decide, range_image
+from robot_perception.core.forecast.features import HORIZONS, features, network_model
+from robot_perception.core.forecast.scene import Scene
+from robot_perception.core.forecast.selector import COLUMNS, ROWS, Selector
+from robot_perception.core.range_image import SensorModel, look
+from robot_perception.core.types import F32
+from robot_perception.core.weights import load_into, load_state_dict, pick_device, resolve
+
+FORMAT = "robot_perception forecast selector 1"
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """What is predicted for a horizon: `points` (N, 3) in the frame of the scan, the probability
+    (N,) that a return comes within 0.3 m, which of them move (N,), and the range image (H, W) that
+    the sensor would then see."""
+
+    points: F32
+    probability: F32
+    moving: NDArray[np.bool_]
+    image: F32
+
+
+def bundled_weights() -> Path:
+    """The weights in the package: trained on simulated drives alone."""
+    folder = resources.files("robot_perception.core.forecast") / "weights"
+    return Path(str(folder / "sim.safetensors"))
+
+
+class SelectorForecaster:
+    """The selector with the weights of `config.checkpoint`, else those of the package.
+
+    Raises WeightsRejected for weights that cannot be used.
+    """
+
+    def __init__(self, config: ForecastConfig) -> None:
+        if config.horizons > HORIZONS:
+            raise ValueError(f"the network was trained for {HORIZONS} horizons at most")
+        if config.beams % ROWS or config.columns % (2 * COLUMNS):
+            raise ValueError(
+                f"the network needs beams in multiples of {ROWS}, columns of {2 * COLUMNS}"
+            )
+        path = resolve(config.checkpoint) if config.checkpoint else bundled_weights()
+        self._gate = read_gate(path)
+        self._device = pick_device(config.device)
+        model = Selector()
+        load_into(model, load_state_dict(path))
+        self._model = model.to(self._device).eval()
+
+    @torch.inference_mode()
+    def select(self, scene: Scene, found: Candidates, model: SensorModel) -> list[Selected]:
+        """The prediction of each horizon; raises InputRejected without GPU memory for it."""
+        seen = features(scene, found, network_model(model))
+        try:
+            image = torch.from_numpy(seen.image)[None].to(self._device)
+            logits = self._model(image)[0, : len(found.visible)].float().cpu()
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise InputRejected("out of GPU memory for the forecast") from error
+        moves: NDArray[np.bool_] = np.asarray(found.velocity.any(axis=1))
+        choice, near = decide(logits.numpy(), seen.pixel, found, moves, self._gate)
+
+        def of(h: int) -> Selected:
+            return _selected(found, h, choice[h], near[h], moves, model)
+
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(of, range(len(choice))))
+
+
+def of_geometry(found: Candidates, model: SensorModel) -> list[Selected]:
+    """What is visible of the scan, where its velocity takes it."""
+    moves: NDArray[np.bool_] = np.asarray(found.velocity.any(axis=1))
+    selected = []
+    for h, horizon in enumerate(found.horizons_s):
+        index = np.flatnonzero(found.visible[h][: found.observed])
+        points = _points(found, h, index)
+        probability = reliability.of_warp(np.linalg.norm(points, axis=1), horizon)
+        image = _image(found, h, index, model)
+        selected.append(Selected(points, probability, moves[index], image))
+    return selected
+
+
+def _selected(
+    found: Candidates,
+    horizon: int,
+    choice: NDArray[np.int8],
+    near: F32,
+    moves: NDArray[np.bool_],
+    model: SensorModel,
+) -> Selected:
+    index = np.flatnonzero(choice != LEAVE_OUT)
+    points = _points(found, horizon, index)
+    stays = moves[index] & (choice[index] == STAND)
+    points[stays] = found.points[index[stays]]
+    probability = np.asarray(1 / (1 + np.exp(-near[index])), np.float32)
+    image = _image(found, horizon, index[~stays], model)
+    if stays.any():
+        inverse = np.asarray(np.linalg.inv(found.poses[horizon]), np.float64)
+        standing, _, _ = look(np.ascontiguousarray(points[stays]), inverse, model)
+        in_front = (standing > 0) & ((image == 0) | (standing < image))
+        image = np.where(in_front, standing, image)
+    return Selected(points, probability, moves[index], image)
+
+
+def _points(found: Candidates, horizon: int, index: NDArray[np.intp]) -> F32:
+    points: F32 = found.points[index]
+    if found.velocity.any():
+        points = points + found.velocity[index] * np.float32(found.horizons_s[horizon])
+    return points
+
+
+def _image(found: Candidates, horizon: int, index: NDArray[np.intp], model: SensorModel) -> F32:
+    image = np.zeros(model.rows * model.columns, np.float32)
+    range_image(index, found.ranges[horizon], found.pixels[horizon], image)
+    return image.reshape(model.rows, model.columns)
+
+
+def read_gate(path: Path) -> float:
+    """The gate that was chosen in training; raises WeightsRejected if `path` holds none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        gate = float(metadata["gate"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise WeightsRejected(f"{path.name} is no forecast network of this package") from error
+    if metadata.get("format") != FORMAT or not gate >= 0:
+        raise WeightsRejected(f"{path.name} is a forecast network of another version")
+    return gate

@@ -1,0 +1,161 @@
+"""The network that chooses among what geometry proposes: stand, move on, be left out; per horizon.
+
+In the manner of ATPPNet (Pal et al., ICRA 2024): range images, a recurrent network over the past
+scans, channel and spatial attention. Unlike it: the past is warped to the present, so that what the
+recurrence sees is motion and noise rather than the drive; it runs at one coarse resolution, with
+multi-head attention over its states; the azimuth is circular; all horizons come in one pass; and
+the answer is a choice between measured points, so no point is ever predicted in mid-air.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robot_perception.core.forecast.features import CHANNELS, HORIZONS, LAGS
+
+# Horizontal patch of the first layer: all further layers work on a quarter of the columns.
+_PATCH = 4
+_WIDTHS = (24, 40, 64)
+_HIDDEN, _HEADS = 32, 4
+# Rows and columns of the input are multiples of these.
+ROWS, COLUMNS = 4, 4 * _PATCH
+# Per pixel and horizon: leave out, move on, recall the memory, near if seen, near if recalled.
+OUTPUTS = 5
+
+
+class Selector(nn.Module):
+    """Features (B, C, H, W) to logits (B, T, 5, H, W); zero, so no more than geometry, untrained.
+
+    H is a multiple of 4, W of 16.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        a, b, c = _WIDTHS
+        self.patch = _Conv(CHANNELS, a, (3, _PATCH + 2), (1, _PATCH))
+        self.fine = _Conv(a, a)
+        self.middle = nn.Sequential(_Conv(a, b, stride=(2, 2)), _Conv(b, b))
+        self.coarse = _Conv(b, c, stride=(2, 2))
+        self.step = nn.Sequential(
+            _Conv(3, 16, (3, _PATCH + 2), (1, _PATCH)),
+            _Conv(16, 24, stride=(2, 2)),
+            _Conv(24, _HIDDEN, stride=(2, 2)),
+        )
+        self.recur = _ConvGRU(_HIDDEN, _HIDDEN)
+        self.attend = _TemporalAttention(_HIDDEN, c)
+        self.channel = nn.Sequential(nn.Linear(c, c // 4), nn.ReLU(), nn.Linear(c // 4, c))
+        self.spatial = _Plain(2, 1, (5, 5))
+        self.join = _Conv(c + _HIDDEN, c)
+        self.up_middle = _Conv(c + b, b)
+        self.up_fine = _Conv(b // 2 + a, a)
+        self.squeeze = nn.Conv2d(b, b // 2, 1)
+        self.head = nn.Conv2d(a, HORIZONS * OUTPUTS * _PATCH, 1)
+        nn.init.zeros_(self.head.weight)
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        fine = self.fine(self.patch(image))
+        middle = self.middle(fine)
+        coarse = self.coarse(middle)
+        states = self.recur([self.step(x) for x in _sequence(image)])
+        coarse = self.join(torch.cat([coarse, self.attend(coarse, states)], 1))
+        coarse = coarse * torch.sigmoid(self.channel(coarse.mean((2, 3))))[:, :, None, None]
+        maps = torch.cat([coarse.mean(1, keepdim=True), coarse.amax(1, keepdim=True)], 1)
+        coarse = coarse * torch.sigmoid(self.spatial(maps))
+        up = F.interpolate(coarse, size=middle.shape[2:], mode="nearest")
+        middle = self.squeeze(self.up_middle(torch.cat([up, middle], 1)))
+        up = F.interpolate(middle, size=fine.shape[2:], mode="nearest")
+        logits = self.head(self.up_fine(torch.cat([up, fine], 1)))
+        batch, _, height, width = logits.shape
+        logits = logits.reshape(batch, HORIZONS, OUTPUTS, _PATCH, height, width)
+        shape = (batch, HORIZONS, OUTPUTS, height, width * _PATCH)
+        shuffled: Tensor = logits.permute(0, 1, 2, 4, 5, 3).reshape(shape)
+        return shuffled
+
+
+def _sequence(image: Tensor) -> list[Tensor]:
+    """The past, oldest first, then the present: (B, 3, H, W) log range, residual, mask each."""
+    present = image[:, :1]
+    past = [
+        torch.cat([present, image[:, 2 + 2 * lag : 4 + 2 * lag]], 1)
+        for lag in reversed(range(LAGS))
+    ]
+    return [*past, torch.cat([present, torch.zeros_like(present), image[:, 1:2]], 1)]
+
+
+class _Plain(nn.Conv2d):
+    """A convolution whose columns go round."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int] = (3, 3),
+        stride: tuple[int, int] = (1, 1),
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride)
+        self._rows = (kernel[0] - 1) // 2
+        self._columns = (kernel[1] - stride[1] + 1) // 2 if stride[1] > 2 else (kernel[1] - 1) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (self._columns, self._columns, 0, 0), mode="circular")
+        x = F.pad(x, (0, 0, self._rows, self._rows))
+        return super().forward(x)
+
+
+class _Conv(nn.Sequential):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int] = (3, 3),
+        stride: tuple[int, int] = (1, 1),
+    ) -> None:
+        super().__init__(
+            _Plain(inputs, outputs, kernel, stride), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1)
+        )
+
+
+class _ConvGRU(nn.Module):
+    """Convolutional gated recurrent unit (Ballas et al., ICLR 2016); gives all of its states."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.gates = _Plain(inputs + hidden, 2 * hidden)
+        self.candidate = _Plain(inputs + hidden, hidden)
+
+    def forward(self, steps: list[Tensor]) -> Tensor:
+        state = steps[0].new_zeros(len(steps[0]), self.hidden, *steps[0].shape[2:])
+        states = []
+        for x in steps:
+            reset, update = torch.sigmoid(self.gates(torch.cat([x, state], 1))).chunk(2, 1)
+            candidate = torch.tanh(self.candidate(torch.cat([x, reset * state], 1)))
+            state = (1 - update) * state + update * candidate
+            states.append(state)
+        return torch.stack(states, 1)
+
+
+class _TemporalAttention(nn.Module):
+    """Multi-head attention of the present, at each place, over the states (B, P, C, h, w)."""
+
+    def __init__(self, channels: int, query: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(query, channels, 1)
+        self.key = nn.Conv2d(channels, channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, present: Tensor, states: Tensor) -> Tensor:
+        batch, steps, channels, height, width = states.shape
+        flat = states.flatten(0, 1)
+        heads = (batch, steps, _HEADS, channels // _HEADS, height, width)
+        key, value = self.key(flat).reshape(heads), self.value(flat).reshape(heads)
+        query = self.query(present).reshape(batch, 1, *heads[2:])
+        score = (query * key).sum(3) / (channels // _HEADS) ** 0.5
+        weight = torch.softmax(score, 1)[:, :, :, None]
+        mixed: Tensor = self.out((weight * value).sum(1).reshape(batch, channels, height, width))
+        return mixed

@@ -1,0 +1,319 @@
+"""Trains the network on samples, by the Chamfer distance that its choices are expected to have.
+
+With the probabilities of the choices as independent chances, the expected distance of a true point
+to the nearest prediction is a sum over its neighbours: nearest there, or next nearest, and so on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from robot_perception.core.forecast.choice import (
+    MOVE,
+    STAND,
+    at_pixels,
+    choose,
+    default,
+    near_logit,
+    scores,
+)
+from robot_perception.core.forecast.dataset import (
+    CAP_M2,
+    MOVING,
+    NEAR_M,
+    REMEMBERED,
+    STANDING,
+    Sample,
+    load_sample,
+)
+from robot_perception.core.forecast.features import MIRRORED
+from robot_perception.core.forecast.selector import COLUMNS, Selector
+
+FORMAT = "robot_perception forecast selector 1"
+# Gates tried on the validation samples; the last one leaves everything to geometry.
+_GATES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 1e9)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how fast to train; `crop` columns of an image are seen at a time."""
+
+    epochs: int = 30
+    batch: int = 4
+    crop: int = 512
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    patience: int = 6
+    near_weight: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """`train` and `validation` losses; `gain`: the share of geometry's Chamfer distance that the
+    choices save on the validation samples at the best `gate`, with `gate`."""
+
+    epoch: int
+    train: float
+    validation: float
+    gain: float
+    gate: float
+
+
+def train(
+    training: Sequence[Path],
+    validation: Sequence[Path],
+    out: Path,
+    config: TrainingConfig,
+    device: torch.device,
+    report: Callable[[Epoch], None],
+    start: dict[str, Tensor] | None = None,
+) -> Epoch:
+    """Train on sample files, and write the best weights to `out` (safetensors).
+
+    Goes on from `out`.state if an earlier run was interrupted there. `start`: weights to adapt.
+    Stops when the validation gain has not risen for `patience` epochs. Raises ValueError without
+    samples of both kinds.
+    """
+    if not training or not validation:
+        raise ValueError("training needs samples to train on and samples to validate on")
+    torch.manual_seed(config.seed)
+    model = Selector().to(device)
+    if start is not None:
+        model.load_state_dict(start)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs)
+    history: list[Epoch] = []
+    state_file = out.with_name(out.name + ".state")
+    if state_file.exists():
+        state = torch.load(state_file, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        history = [Epoch(**e) for e in state["history"]]
+    best = max(history, key=lambda e: e.gain, default=None)
+    for number in range(len(history), config.epochs):
+        rng = np.random.default_rng([config.seed, number])
+        model.train()
+        losses = []
+        for batch in _batches(training, config, rng):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                logits = model(batch.image.to(device))
+            loss = _loss(logits.float(), batch, config)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            losses.append(float(loss.detach()))
+        schedule.step()
+        epoch = _validated(model, validation, config, device, number, float(np.mean(losses)))
+        history.append(epoch)
+        report(epoch)
+        if best is None or epoch.gain > best.gain:
+            best = epoch
+            save_weights(model, out, epoch)
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "schedule": schedule.state_dict(),
+                "history": [asdict(e) for e in history],
+            },
+            state_file,
+        )
+        if number - best.epoch >= config.patience:
+            break
+    assert best is not None
+    return best
+
+
+def save_weights(model: Selector, path: Path, epoch: Epoch) -> None:
+    """Write the weights with what is needed to use them: the gate."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    metadata = {"format": FORMAT, "gate": str(epoch.gate), "epoch": json.dumps(asdict(epoch))}
+    save_file(tensors, path, metadata)
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    image: Tensor
+    points: list[dict[str, Tensor]]
+
+
+def _batches(paths: Sequence[Path], config: TrainingConfig, rng: Generator) -> Iterator[_Batch]:
+    order = rng.permutation(len(paths))
+    for first in range(0, len(order), config.batch):
+        group = [
+            _augmented(load_sample(paths[i]), config.crop, rng)
+            for i in order[first : first + config.batch]
+        ]
+        # A batch holds one number of beams.
+        for height in sorted({s.image.shape[1] for s in group}):
+            yield _batch([s for s in group if s.image.shape[1] == height])
+
+
+def _batch(group: Sequence[Sample]) -> _Batch:
+    image = torch.from_numpy(np.stack([s.image for s in group]).astype(np.float32))
+    return _Batch(image, [_tensors(s) for s in group])
+
+
+_NUMBERS = {
+    "pixel": torch.int64, "near_pixel": torch.int64, "gap": torch.float32, "weight": torch.float32,
+    "near_gap": torch.float32, "near_kind": torch.int64,
+}  # fmt: skip
+_FLAGS = ("memory", "moving", "visible", "near_visible", "near_moving")
+
+
+def _tensors(sample: Sample) -> dict[str, Tensor]:
+    numbers = {n: torch.from_numpy(getattr(sample, n)).to(kind) for n, kind in _NUMBERS.items()}
+    return {**numbers, **{name: torch.from_numpy(getattr(sample, name)) for name in _FLAGS}}
+
+
+def _augmented(sample: Sample, crop: int, rng: Generator) -> Sample:
+    """A window of the revolution, mirrored half of the time."""
+    _, _, width = sample.image.shape
+    crop = min(crop, width // COLUMNS * COLUMNS)
+    start, mirror = int(rng.integers(width)), bool(rng.random() < 0.5)
+    image = np.roll(sample.image, -start, axis=2)[:, :, :crop]
+    if mirror:
+        image = image[:, :, ::-1].copy()
+        image[list(MIRRORED)] *= -1
+
+    def moved(pixel: NDArray[np.int32]) -> NDArray[np.int32]:
+        row, column = np.divmod(pixel, width)
+        column = (column - start) % width
+        inside = column < crop
+        column = crop - 1 - column if mirror else column
+        return np.where(inside, row * crop + column, -1)
+
+    pixel = moved(sample.pixel)
+    kept = pixel >= 0
+    return replace(
+        sample,
+        image=image,
+        pixel=pixel[kept],
+        memory=sample.memory[kept],
+        moving=sample.moving[kept],
+        weight=sample.weight[kept],
+        visible=sample.visible[:, kept],
+        gap=sample.gap[:, kept],
+        near_pixel=moved(sample.near_pixel),
+    )
+
+
+def _loss(logits: Tensor, batch: _Batch, config: TrainingConfig) -> Tensor:
+    losses = []
+    for answer, cpu in zip(logits, batch.points, strict=True):
+        p = {k: v.to(answer.device) for k, v in cpu.items()}
+        found = at_pixels(answer, p["pixel"])
+        share = torch.softmax(scores(found, p["memory"], p["moving"], p["visible"]), -1)
+        near = _near_shares(answer, p)
+        standard = F.one_hot(default(p["memory"], p["moving"], p["visible"]), 3).float()
+        expected = _chamfer(share, near, p) / _chamfer(standard, _near_standard(p), p)
+        wrong = F.binary_cross_entropy_with_logits(
+            near_logit(found, p["memory"]),
+            (p["gap"].gather(-1, p["moving"].long().expand(len(share), -1)[..., None])[..., 0]
+             < NEAR_M**2).float(),
+            reduction="none",
+        )  # fmt: skip
+        shown = p["visible"] * p["weight"]
+        calibration = (wrong * shown).sum() / shown.sum().clamp_min(1)
+        losses.append(expected.mean() + config.near_weight * calibration)
+    return torch.stack(losses).mean()
+
+
+def _chamfer(share: Tensor, near: Tensor, p: dict[str, Tensor]) -> Tensor:
+    """Chamfer distance (T,) in m^2 expected of choices made with the chances `share` (T, K, 3), and
+    of the neighbours with the chances `near` (T, Q, R)."""
+    shown = share[..., :2] * p["weight"][:, None]
+    forward = (shown * p["gap"]).sum((1, 2)) / shown.sum((1, 2)).clamp_min(1)
+    # Only true points whose nearest candidate is in the window.
+    inside = (p["near_pixel"][..., 0] >= 0).float()
+    left = torch.cumprod(1 - near, -1)
+    first = torch.cat([torch.ones_like(left[..., :1]), left[..., :-1]], -1) * near
+    backward = (first * p["near_gap"]).sum(-1) + left[..., -1] * CAP_M2
+    return forward + (backward * inside).sum(1) / inside.sum(1).clamp_min(1)
+
+
+def _near_shares(answer: Tensor, p: dict[str, Tensor]) -> Tensor:
+    """The chance (T, Q, R) that each neighbour is predicted."""
+    pixel, kind = p["near_pixel"], p["near_kind"]
+    steps, asked, count = pixel.shape
+    index = pixel.clamp_min(0).reshape(steps, 1, -1).expand(-1, answer.shape[1], -1)
+    found = answer.flatten(2).gather(2, index)
+    memory = (kind == REMEMBERED).reshape(steps, -1)
+    moving, visible = p["near_moving"].reshape(steps, -1), p["near_visible"].reshape(steps, -1)
+    share = torch.softmax(scores(found, memory, moving, visible), -1)
+    chosen = torch.where((kind == MOVING).reshape(steps, -1), share[..., MOVE], share[..., STAND])
+    # Outside of the window geometry decides.
+    chosen = chosen.reshape(steps, asked, count)
+    return torch.where(pixel >= 0, chosen, _near_standard(p))
+
+
+def _near_standard(p: dict[str, Tensor]) -> Tensor:
+    kind = torch.where(p["near_moving"], MOVING, STANDING)
+    return (p["near_visible"] & (p["near_kind"] == kind)).float()
+
+
+@torch.no_grad()
+def _validated(
+    model: Selector,
+    paths: Sequence[Path],
+    config: TrainingConfig,
+    device: torch.device,
+    number: int,
+    loss: float,
+) -> Epoch:
+    model.eval()
+    losses, gains = [], []
+    for path in paths:
+        batch = _batch([load_sample(path)])
+        logits = model(batch.image.to(device)).float()
+        losses.append(float(_loss(logits, batch, config)))
+        p = {k: v.to(device) for k, v in batch.points[0].items()}
+        score = scores(at_pixels(logits[0], p["pixel"]), p["memory"], p["moving"], p["visible"])
+        standard = default(p["memory"], p["moving"], p["visible"])
+        base = _chamfer(F.one_hot(standard, 3).float(), _near_standard(p), p)
+        row = []
+        for gate in _GATES:
+            chosen = F.one_hot(choose(score, standard, gate), 3).float()
+            row.append(
+                float(1 - (_chamfer(chosen, _near_chosen(logits[0], p, gate), p) / base).mean())
+            )
+        gains.append(row)
+    mean = np.mean(gains, axis=0)
+    best = int(mean.argmax())
+    return Epoch(number, loss, float(np.mean(losses)), float(mean[best]), _GATES[best])
+
+
+def _near_chosen(answer: Tensor, p: dict[str, Tensor], gate: float) -> Tensor:
+    """Whether each neighbour (T, Q, R) is predicted with `gate`."""
+    pixel, kind = p["near_pixel"], p["near_kind"]
+    steps = len(pixel)
+    index = pixel.clamp_min(0).reshape(steps, 1, -1).expand(-1, answer.shape[1], -1)
+    found = answer.flatten(2).gather(2, index)
+    memory = (kind == REMEMBERED).reshape(steps, -1)
+    moving, visible = p["near_moving"].reshape(steps, -1), p["near_visible"].reshape(steps, -1)
+    choice = choose(scores(found, memory, moving, visible), default(memory, moving, visible), gate)
+    wanted = torch.where(kind == MOVING, MOVE, STAND)
+    return (choice.reshape(pixel.shape) == wanted).float()
+
+
+def history(out: Path) -> list[dict[str, Any]]:
+    """The epochs of the training that wrote `out`, also of one that was interrupted."""
+    state = torch.load(out.with_name(out.name + ".state"), weights_only=True)
+    return list(state["history"])

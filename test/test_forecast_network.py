@@ -1,0 +1,234 @@
+"""The network that chooses, what it is trained on, and how it is judged."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from robot_perception.core.config import ForecastConfig
+from robot_perception.core.errors import WeightsRejected
+from robot_perception.core.forecast.candidates import candidates
+from robot_perception.core.forecast.choice import at_pixels, choose, default, near_logit, scores
+from robot_perception.core.forecast.dataset import load_sample, samples
+from robot_perception.core.forecast.decide import decide
+from robot_perception.core.forecast.evaluate import evaluate
+from robot_perception.core.forecast.features import CHANNELS, features, network_model
+from robot_perception.core.forecast.flow import PastScan, above_ground, velocities
+from robot_perception.core.forecast.forecaster import Forecaster
+from robot_perception.core.forecast.methods import gmac
+from robot_perception.core.forecast.motion import Motion, MotionEstimator
+from robot_perception.core.forecast.scene import Scene, SceneBuilder
+from robot_perception.core.forecast.selection import SelectorForecaster, bundled_weights
+from robot_perception.core.forecast.selector import Selector
+from robot_perception.core.forecast.selfscore import SelfScorer
+from robot_perception.core.forecast.sensor import SensorFinder
+from robot_perception.core.forecast.training import Epoch, TrainingConfig, save_weights, train
+from robot_perception.core.forecast.warp import predicted_poses
+from robot_perception.core.range_image import SensorModel, look
+from robot_perception.core.types import F32, Scan
+from robot_perception.pipeline.simulator.config import SimulatorConfig
+from robot_perception.pipeline.simulator.variety import scans
+
+CONFIG = ForecastConfig(beams=32, columns=512)
+HORIZONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@pytest.fixture(scope="module")
+def drive() -> list[Scan]:
+    config = SimulatorConfig(seed=3, beams=32, columns=512, cars=8, speed_mps=8.0)
+    return list(scans(config, 13))
+
+
+@pytest.fixture(scope="module")
+def scene(drive: list[Scan]) -> tuple[Scene, SensorModel]:
+    motion, builder, finder = MotionEstimator("auto", 0.1), SceneBuilder(5), SensorFinder(CONFIG)
+    made: Scene | None = None
+    for scan in drive[:8]:
+        made = builder.step(scan, motion.step(scan, None), finder.model(scan))
+    assert made is not None and finder.found is not None
+    return made, finder.found
+
+
+def _model() -> SensorModel:
+    return SensorModel(np.deg2rad(np.linspace(5, -25, 64)), 1024, 1.0, 85.0)
+
+
+def _box(x: float, y: float) -> F32:
+    """The points of a car's side and back, standing on a floor 1.7 m below the sensor."""
+    rng = np.random.default_rng(0)
+    side = rng.uniform((-2, -0.9, -1.3), (2, -0.9, 0.0), (3000, 3))
+    back = rng.uniform((-2, -0.9, -1.3), (-2, 0.9, 0.0), (2000, 3))
+    return (np.concatenate([side, back]) + [x, y, 0]).astype(np.float32)
+
+
+def _floor() -> F32:
+    """Rings on the floor, and a round wall at 45 m."""
+    around = np.arange(-np.pi, np.pi, 0.005)
+    r, a = np.meshgrid(1.7 / np.tan(np.deg2rad(np.arange(2.2, 24, 0.2))), around)
+    floor = np.stack([r * np.cos(a), r * np.sin(a), np.full_like(r, -1.7)], -1).reshape(-1, 3)
+    z, a = np.meshgrid(np.arange(-1.7, 3, 0.2), around)
+    wall = np.stack([45 * np.cos(a), 45 * np.sin(a), z], -1).reshape(-1, 3)
+    return np.concatenate([floor, wall]).astype(np.float32)
+
+
+def test_velocity_of_a_moving_car_and_of_a_standing_one() -> None:
+    model, past = _model(), []
+    true = np.array([6.0, 1.0])
+    for age in (0.2, 0.4):
+        xyz = np.concatenate([_floor(), _box(12 - true[0] * age, 6 - true[1] * age), _box(8, -7)])
+        image, _, _ = look(xyz, np.eye(4), model)
+        past.append(PastScan(xyz, xyz[above_ground(xyz)], image, np.eye(4), age))
+    now = np.concatenate([_floor(), _box(12, 6), _box(8, -7)])
+    found = velocities(now, above_ground(now), past, model)
+    floor, moving, standing = np.split(found, [len(_floor()), len(_floor()) + 5000])
+    np.testing.assert_allclose(np.median(moving[:, :2], axis=0), true, atol=0.4)
+    assert not floor.any() and not standing.any() and not moving[:, 2].any()
+
+
+def test_memory_keeps_what_a_passing_car_hides() -> None:
+    model, builder = _model(), SceneBuilder(5)
+    wall = np.stack(
+        [np.full(3000, 20.0), *np.random.default_rng(1).uniform((-4, -1.6), (4, 1), (3000, 2)).T], 1
+    ).astype(np.float32)
+
+    still = Motion(np.zeros(6), np.eye(4), "odom")
+    builder.step(Scan(0, "lidar", np.concatenate([_floor(), wall])), None, model)
+    car = np.concatenate([_floor(), _box(10, 0)])
+    seen = builder.step(Scan(100_000_000, "lidar", car), still, model)
+    on_wall = (np.abs(seen.memory[:, 0] - 20) < 0.1) & (seen.memory[:, 2] > -1.4)
+    remembered = seen.memory[on_wall]
+    assert len(remembered) > 20
+    assert (seen.memory_age_s == np.float32(0.1)).all()
+    # Two seconds later it is no longer believed.
+    for i in range(2, 25):
+        seen = builder.step(Scan(i * 100_000_000, "lidar", car), still, model)
+    on_wall = (np.abs(seen.memory[:, 0] - 20) < 0.1) & (seen.memory[:, 2] > -1.4)
+    assert not on_wall.any()
+
+
+def test_untrained_network_answers_as_geometry_does(
+    scene: tuple[Scene, SensorModel], tmp_path: Path
+) -> None:
+    known, model = scene
+    found = candidates(known, predicted_poses(known.twist, HORIZONS), HORIZONS, model)
+    save_weights(Selector(), tmp_path / "w.safetensors", Epoch(0, 0, 0, 0, 1.0))
+    config = replace(CONFIG, checkpoint=str(tmp_path / "w.safetensors"))
+    selected = SelectorForecaster(config).select(known, found, model)
+    for h, chosen in enumerate(selected):
+        visible = found.visible[h][: found.observed]
+        inside = features(known, found, network_model(model)).pixel[: found.observed] >= 0
+        np.testing.assert_array_equal(
+            chosen.points, found.at(h)[: found.observed][visible & inside]
+        )
+
+
+def test_network_goes_round_and_is_small() -> None:
+    torch.manual_seed(0)
+    network = Selector().eval()
+    torch.nn.init.normal_(network.head.weight)
+    image = torch.randn(1, CHANNELS, 16, 128)
+    with torch.inference_mode():
+        turned = network(torch.roll(image, 32, 3))
+        torch.testing.assert_close(turned, torch.roll(network(image), 32, 4), atol=1e-4, rtol=1e-4)
+    assert gmac("ours", ForecastConfig()) < 3.0
+    assert gmac("atppnet", ForecastConfig()) > 10 * gmac("ours", ForecastConfig())
+
+
+def test_choice_needs_a_lead_over_geometry() -> None:
+    memory, moving = torch.tensor([False, True]), torch.tensor([False, False])
+    visible = torch.tensor([[True, True]])
+    logits = torch.zeros(1, 5, 2)
+    logits[0, 0, 0] = 4.0  # leave out: beats its prior of 3 by 1
+    score, standard = scores(logits, memory, moving, visible), default(memory, moving, visible)
+    assert choose(score, standard, 0.5).tolist() == [[2, 2]]
+    assert choose(score, standard, 1.5).tolist() == [[0, 2]]
+
+
+def test_live_decision_is_that_of_training(scene: tuple[Scene, SensorModel]) -> None:
+    known, model = scene
+    found = candidates(known, predicted_poses(known.twist, HORIZONS), HORIZONS, model)
+    seen = features(known, found, network_model(model))
+    moving = found.velocity.any(axis=1)
+    assert moving.any()
+    size = (5, 5, *seen.image.shape[1:])
+    logits = (4 * np.random.default_rng(0).standard_normal(size)).astype(np.float32)
+    choice, near = decide(logits, seen.pixel, found, moving, 1.0)
+    inside = np.flatnonzero(seen.pixel >= 0)
+    at = at_pixels(torch.from_numpy(logits), torch.from_numpy(seen.pixel[inside].astype(np.int64)))
+    memory = torch.from_numpy(inside >= found.observed)
+    flags = memory, torch.from_numpy(moving[inside]), torch.from_numpy(found.visible[:, inside])
+    expected = choose(scores(at, *flags), default(*flags), 1.0)
+    np.testing.assert_array_equal(choice[:, inside], expected.numpy())
+    np.testing.assert_array_equal(near[:, inside], near_logit(at, memory).numpy())
+    assert {0, 1, 2} == set(np.unique(choice).tolist())
+
+
+def test_training_learns_resumes_and_its_weights_load(drive: list[Scan], tmp_path: Path) -> None:
+    made = list(samples(drive, CONFIG, 2, np.random.default_rng(0)))
+    assert made
+    paths = []
+    for i, sample in enumerate(made):
+        sample.save(tmp_path / f"{i}.npz")
+        paths.append(tmp_path / f"{i}.npz")
+    assert np.isfinite(load_sample(paths[0]).gap).all()
+    out, epochs = tmp_path / "w.safetensors", []
+    config = TrainingConfig(epochs=4, batch=2, crop=256, learning_rate=5e-3)
+    train(paths, paths, out, replace(config, epochs=2), torch.device("cpu"), epochs.append)
+    train(paths, paths, out, config, torch.device("cpu"), epochs.append)
+    assert [e.epoch for e in epochs] == [0, 1, 2, 3]
+    assert epochs[-1].train < epochs[0].train
+    SelectorForecaster(replace(CONFIG, checkpoint=str(out)))
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    for content in (b"", b"\x00" * 64, bundled_weights().read_bytes()[:5000]):
+        path.write_bytes(content)
+        with pytest.raises(WeightsRejected):
+            SelectorForecaster(replace(CONFIG, checkpoint=str(path)))
+    save_file({"x": torch.zeros(1)}, path, {"format": "another", "gate": "1"})
+    with pytest.raises(WeightsRejected):
+        SelectorForecaster(replace(CONFIG, checkpoint=str(path)))
+
+
+def test_evaluation_has_every_method_on_the_same_frames(drive: list[Scan]) -> None:
+    table = evaluate(drive, CONFIG, stride=3)
+    assert set(table) == {
+        "repeat", "ego_warp", "ego_warp_oracle", "raytrace", "scene_flow", "ours",
+    }  # fmt: skip
+    assert len({m["frames"] for m in table.values()}) == 1
+    assert table["ego_warp"]["chamfer_mean_m2"] < table["repeat"]["chamfer_mean_m2"]
+    assert table["repeat"]["mask_iou"] < 1 and table["ours"]["gmac"] > 0
+    assert table["ego_warp"]["vs_ego_warp_ci95"]["chamfer_mean_m2"] == [0.0, 0.0]
+
+
+def test_live_scores_make_a_bad_network_step_aside(drive: list[Scan], tmp_path: Path) -> None:
+    bad = Selector()
+    assert bad.head.bias is not None
+    # Leaves nearly everything out.
+    torch.nn.init.constant_(bad.head.bias, 0.0)
+    with torch.no_grad():
+        bad.head.bias.view(5, 5, -1)[:, 0] = 8.0
+    path = tmp_path / "bad.safetensors"
+    save_weights(bad, path, Epoch(0, 0, 0, 0, 0.0))
+    long = list(scans(SimulatorConfig(seed=5, beams=16, columns=256), 52))
+    small = replace(CONFIG, beams=16, columns=256)
+    forecaster = Forecaster(replace(small, method="ours", checkpoint=str(path)))
+    methods = [f.method for f in map(forecaster.step, long) if f is not None]
+    assert methods[0] == "ours" and methods[-1] == "scene_flow" and forecaster.falls_back
+    known = forecaster.self_scores()
+    assert known is not None
+    assert np.nanmean(known["forecast"]["chamfer_m2"]) > np.nanmean(known["geometry"]["chamfer_m2"])
+
+
+def test_scores_of_a_forecast_whose_future_never_comes_are_not_made(drive: list[Scan]) -> None:
+    scorer = SelfScorer(HORIZONS)
+    poses = np.broadcast_to(np.eye(4), (5, 4, 4))
+    clouds = [drive[0].xyz] * 5
+    scorer.add_forecast(drive[0], clouds, clouds, poses)
+    late = replace(drive[1], stamp_ns=drive[0].stamp_ns + 10**10)
+    scorer.add_scan(late, _model())
+    assert np.isnan(scorer.means()["forecast"]["chamfer_m2"]).all()
