@@ -87,3 +87,24 @@ def test_the_node_answers_prompts(ros_domain: int) -> None:
             peer.until(lambda: peer.counts("segmentation: prompt_point")["rejected"] > 0)
     finally:
         peer.close()
+
+
+def test_segments_are_told_in_vision_msgs() -> None:
+    pytest.importorskip("vision_msgs")
+    from test_segmentation import scene
+
+    from robot_perception.core.config import SegmentationConfig
+    from robot_perception.core.segmentation.segmenter import Segmenter
+    from robot_perception.core.types import ImageFrame
+    from robot_perception.pipeline import detections
+    from robot_perception.ros.messages import rclpy_factory
+
+    result = Segmenter(SegmentationConfig()).step(ImageFrame(7, "camera", scene()))
+    message = detections.segments(rclpy_factory, result)
+    assert message.header.frame_id == "camera"
+    for found, segment in zip(message.detections, result.segments, strict=True):
+        x0, y0, x1, y1 = segment.box
+        assert (found.bbox.center.position.x, found.bbox.size_y) == ((x0 + x1) / 2, y1 - y0)
+        assert found.id == found.results[0].hypothesis.class_id == str(segment.id)
+    info = detections.label_info(rclpy_factory, result)
+    assert [c.class_id for c in info.class_map] == [0, *(s.id for s in result.segments)]

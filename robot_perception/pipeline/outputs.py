@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.types import Forecast, Frame, ImageFrame, Result, Revisit, Segmentation
-from robot_perception.pipeline import draw
+from robot_perception.pipeline import detections, draw
 from robot_perception.pipeline.perception import FORECAST, REVISIT, SEGMENTATION, Tasks
 from robot_perception.wire import (
     MessageFactory,
@@ -34,12 +34,14 @@ CLOUD = "sensor_msgs/msg/PointCloud2"
 @dataclass(frozen=True)
 class Topic:
     """An output topic. A latched one is kept for those who come late; one that is not `recorded`
-    is part of another one, and would only make recordings twice as large."""
+    is part of another one, and would only make recordings twice as large. An `optional` one is
+    published where its message package is installed."""
 
     name: str
     type: str
     latched: bool = False
     recorded: bool = True
+    optional: bool = False
 
 
 _SEGMENTATION = (
@@ -47,6 +49,8 @@ _SEGMENTATION = (
     Topic("overlay", IMAGE),
     Topic("confidence", IMAGE),
     Topic("prompt_mask", IMAGE, recorded=False),
+    Topic("segments", detections.SEGMENTS, recorded=False, optional=True),
+    Topic("label_info", detections.LABEL_INFO, latched=True, recorded=False, optional=True),
 )
 _REVISIT = (
     Topic("revisit", "diagnostic_msgs/msg/DiagnosticArray"),
@@ -78,7 +82,7 @@ def latched(tasks: Tasks) -> tuple[str, ...]:
         f"/{task}/{topic.name}"
         for task, table in topics(tasks).items()
         for topic in table
-        if topic.latched
+        if topic.latched and topic.recorded
     )
 
 
@@ -108,6 +112,8 @@ def _segmentation(result: Segmentation, frame: ImageFrame) -> dict[str, Builder]
         "confidence": lambda make: encode_array_image(
             make, stamp, frame_id, result.confidence, "32FC1"
         ),
+        "segments": lambda make: detections.segments(make, result),
+        "label_info": lambda make: detections.label_info(make, result),
     }
 
 

@@ -34,7 +34,7 @@ from robot_perception.pipeline.perception import (
 )
 from robot_perception.ros import diagnostics, map_services, parameters, prompts
 from robot_perception.ros.labels import LabelsBuffer
-from robot_perception.ros.messages import message_class, rclpy_factory
+from robot_perception.ros.messages import is_available, message_class, rclpy_factory
 from robot_perception.ros.stream import Stream
 from robot_perception.ros.worker import Received, Skipped, now
 from robot_perception.wire import decode, decode_labels
@@ -144,7 +144,7 @@ class PerceptionNode(LifecycleNode):
         self._faults: dict[str, int] = {}
         self._pipeline.warm_up()
         for task, topics in outputs.topics(self._pipeline.tasks).items():
-            for topic in topics:
+            for topic in (t for t in topics if is_available(t.type) or not t.optional):
                 self._publishers_made[task, topic.name] = self.create_publisher(
                     message_class(topic.type),
                     self._topic(task, topic.name),
@@ -249,7 +249,9 @@ class PerceptionNode(LifecycleNode):
 
     def _publish(self, task: str, result: Result, frame: ImageFrame | Scan) -> None:
         for topic, build in outputs.messages(result, frame).items():
-            publisher = self._publishers_made[task, topic]
+            publisher = self._publishers_made.get((task, topic))
+            if publisher is None:
+                continue
             # A latched topic is for those who come later: it is always kept up to date.
             latched = publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
             if latched or publisher.get_subscription_count():

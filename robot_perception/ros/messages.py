@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import functools
 import importlib
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ def message_class(type_name: str) -> Any:
     if not hasattr(module, name):
         raise ImportError(f"{package} has no message {name}")
     return getattr(module, name)
+
+
+def is_available(type_name: str) -> bool:
+    """Whether the message package of `type_name` is installed."""
+    return importlib.util.find_spec(type_name.partition("/")[0]) is not None
 
 
 def rclpy_factory(type_name: str, /, **fields: Any) -> Any:
