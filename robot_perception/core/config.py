@@ -157,6 +157,11 @@ class ForecastConfig:
         "auto: odom where it comes, else from the clouds",
         choices=("auto", "odom", "clouds"),
     )
+    motion_model: str = param(
+        "ground",
+        "what of the ego-motion goes on: ground: yaw and horizontal velocity, free: all of it",
+        choices=("ground", "free"),
+    )
     standstill_mps: float = param(0.1, "speed below which the robot stands", unit="m/s", low=0.0)
     forecast_frame: str = param(
         "sensor",

@@ -87,7 +87,7 @@ def samples(
     frames: Iterable[Scan | Odometry], config: ForecastConfig, stride: int, rng: Generator
 ) -> Iterator[Sample]:
     """A sample at every `stride`-th scan that has a past and a future."""
-    motion = MotionEstimator(config.ego_motion, config.standstill_mps)
+    motion = MotionEstimator(config.ego_motion, config.standstill_mps, config.motion_model)
     builder, finder = SceneBuilder(config.past), SensorFinder(config)
     horizons = tuple(config.period_s * (i + 1) for i in range(config.horizons))
     window: deque[tuple[Scan, Candidates | None, dict[str, Any]]] = deque(

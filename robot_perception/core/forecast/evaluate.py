@@ -53,7 +53,7 @@ def evaluate(
     rows: dict[str, list[list[Measures]]] = {name: [] for name in chosen}
     ms: dict[str, list[float]] = {name: [] for name in chosen}
     speeds: list[float] = []
-    motion = MotionEstimator(config.ego_motion, config.standstill_mps)
+    motion = MotionEstimator(config.ego_motion, config.standstill_mps, config.motion_model)
     builder, finder = SceneBuilder(config.past), SensorFinder(config)
     window: deque[tuple[Scan, F64, _Open | None]] = deque(maxlen=config.horizons + 1)
     horizons = tuple(config.period_s * (i + 1) for i in range(config.horizons))

@@ -41,7 +41,9 @@ class Forecaster:
         if config.method in ("ours", "scene_flow"):
             self._builder = SceneBuilder(config.past)
         self._sensor = SensorFinder(config)
-        self._motion = MotionEstimator(config.ego_motion, config.standstill_mps)
+        self._motion = MotionEstimator(
+            config.ego_motion, config.standstill_mps, config.motion_model
+        )
         self._past: deque[F32] = deque(maxlen=config.past)
         self._last: Scan | None = None
         self._scorer = SelfScorer(self._horizons)

@@ -17,6 +17,8 @@ _MIN_INLIERS = 200
 # A twist beyond these is a failed registration, not a robot.
 _MAX_SPEED_MPS = 60.0
 _MAX_RATE_RADPS = 4.0
+# Scans over which a ground robot's vertical speed is averaged.
+_LEVEL_SCANS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +38,16 @@ class Motion:
 class MotionEstimator:
     """Twist of the sensor from odometry where it fits the scan's frame, else from the clouds.
 
+    `model` "ground": what goes on is the yaw and the horizontal velocity. A ground robot rolls,
+    pitches and bounces, but not for half a second in one direction; of its vertical speed, what a
+    tilted sensor sees of its way forward stays. "free": all six components go on.
+
     Clouds are registered scan to scan by GICP (small_gicp, one thread: with more, the order of its
     sums and so the result changes from run to run). A failed registration keeps the last twist.
     """
 
-    def __init__(self, source: str, standstill_mps: float) -> None:
-        self._source = source
+    def __init__(self, source: str, standstill_mps: float, model: str = "ground") -> None:
+        self._source, self._model = source, model
         self._standstill = standstill_mps
         self.reset()
 
@@ -50,6 +56,7 @@ class MotionEstimator:
         self._odometry: Odometry | None = None
         self._cloud: tuple[small_gicp.PointCloud, small_gicp.KdTree] | None = None
         self._twists: deque[F64] = deque(maxlen=2)
+        self._vertical: deque[float] = deque(maxlen=_LEVEL_SCANS)
 
     def step(self, scan: Scan, odometry: Odometry | None) -> Motion | None:
         """The motion up to `scan`; None for the first one."""
@@ -84,6 +91,9 @@ class MotionEstimator:
         self._twists = deque([*self._twists, twist], maxlen=2)
         # Two: more lags behind a braking robot, one passes on all the noise of the registration.
         smooth = np.mean(self._twists, axis=0)
+        self._vertical = deque([*self._vertical, twist[5]], maxlen=_LEVEL_SCANS)
+        if self._model == "ground":
+            smooth[:2], smooth[5] = 0.0, np.mean(self._vertical)
         if np.linalg.norm(smooth[3:]) < self._standstill:
             # What is left at a standstill is the noise of the registration.
             smooth = np.zeros(6)
