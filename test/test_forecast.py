@@ -12,7 +12,7 @@ from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected, WeightsRejected
 from robot_perception.core.forecast.atppnet import ATPPNet
 from robot_perception.core.forecast.forecaster import Forecaster
-from robot_perception.core.forecast.motion import exp_se3, log_se3
+from robot_perception.core.forecast.motion import MotionEstimator, exp_se3, log_se3
 from robot_perception.core.forecast.warp import cloud_at_horizon, transform
 from robot_perception.core.metrics import chamfer_m2
 from robot_perception.core.range_image import (
@@ -188,3 +188,23 @@ def test_the_warp_beats_repeating_on_a_real_drive() -> None:
     assert last is not None
     assert chamfer_m2(cloud_at_horizon(last, 4), truth) < 0.5 * chamfer_m2(scans[6].xyz, truth)
     assert transform(scans[0].xyz, np.eye(4)).dtype == np.float32
+
+
+def test_a_ground_robot_does_not_go_on_pitching_but_a_tilted_sensor_goes_on_sinking() -> None:
+    points = np.zeros((200, 3), np.float32)
+    tilt = exp_se3(np.array([0.0, 0.2, 0.0, 0.0, 0.0, 0.0]))
+    found = {}
+    for model in ("ground", "free"):
+        estimator = MotionEstimator("odom", 0.1, model)
+        for i in range(30):
+            # 10 m/s ahead, nodding, the sensor tilted down by 0.2 rad.
+            nod = exp_se3(np.array([0.0, 0.02 * np.sin(i), 0.0, 1.0 * i, 0.0, 0.0]))
+            pose = nod @ tilt
+            stamp = i * 100_000_000
+            found[model] = estimator.step(
+                Scan(stamp, "lidar", points), Odometry(stamp, "odom", "lidar", pose)
+            )
+    ground, free = found["ground"], found["free"]
+    assert ground is not None and free is not None
+    assert not ground.twist[:2].any() and abs(free.twist[1]) > 0.05
+    np.testing.assert_allclose(ground.twist[3:], [10 * np.cos(0.2), 0, 10 * np.sin(0.2)], atol=0.6)

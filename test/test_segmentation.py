@@ -23,6 +23,7 @@ from robot_perception.core.errors import InputRejected, WeightsRejected
 from robot_perception.core.metrics import mask_iou
 from robot_perception.core.segmentation import embedded
 from robot_perception.core.segmentation.automatic import everything
+from robot_perception.core.segmentation.evaluate import TrackScorer
 from robot_perception.core.segmentation.sam import PromptableSam, load_sam
 from robot_perception.core.segmentation.segmenter import Segmenter
 from robot_perception.core.segmentation.tracking import Tracker
@@ -232,3 +233,20 @@ def test_an_official_checkpoint_loads(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
     with pytest.raises(WeightsRejected, match="mismatch"):
         load_sam(SegmentationConfig(backend="sam", model="vit_l", checkpoint=config.checkpoint))
+
+
+def test_scores_of_ids_kept_switched_and_lost() -> None:
+    scorer = TrackScorer()
+    true = np.zeros((40, 80), np.uint16)
+    true[:, :40], true[:, 40:] = 7, 1000
+    right = np.where(true == 7, 3, 4).astype(np.uint16)
+    scorer.add(right, true)
+    scorer.add(right, true)
+    scorer.add(np.where(true == 7, 3, 9).astype(np.uint16), true)
+    scorer.add(np.where(true == 7, 3, 0).astype(np.uint16), true)
+    scores = scorer.scores()
+    assert (scores["frames"], scores["instances"]) == (4, 8)
+    assert scores["recall@0.5"] == 7 / 8 and scores["mean_iou"] == 7 / 8
+    kept, switched, lost = 4 / 6, 1 / 6, 1 / 6
+    found = [scores[f"ids_{name}"] for name in ("kept", "switched", "lost")]
+    np.testing.assert_allclose(found, [kept, switched, lost])

@@ -108,6 +108,24 @@ def forecast(
     raise typer.Exit(evaluate_forecast(recording, tasks, stride, method, json_file, console))
 
 
+@evaluations.command("segmentation")
+def evaluate_segmentation(
+    recording: Recording,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    truth: Annotated[
+        str, typer.Option(help="topic of true instances, 16UC1")
+    ] = "/ground_truth/instances",
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the scores here")] = None,
+) -> None:
+    """Segments and their ids against true instances, as the simulator records them."""
+    from robot_perception.apps.evaluate import evaluate_segments
+    from robot_perception.pipeline.settings import load_tasks
+
+    tasks = load_tasks(config, settings or (), ["segmentation"])
+    raise typer.Exit(evaluate_segments(recording, tasks, truth, json_file, console))
+
+
 forecasts = typer.Typer(no_args_is_help=True, help="Networks for the LiDAR at hand.")
 app.add_typer(forecasts, name="forecast")
 

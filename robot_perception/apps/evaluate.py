@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -15,9 +17,11 @@ from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.forecast.evaluate import evaluate
 from robot_perception.core.forecast.methods import GEOMETRY, NETWORKS
-from robot_perception.core.types import Odometry, Scan
-from robot_perception.pipeline.perception import Tasks
+from robot_perception.core.segmentation.evaluate import TrackScorer
+from robot_perception.core.types import ImageFrame, Odometry, Scan, Segmentation
+from robot_perception.pipeline.perception import Pipeline, Tasks
 from robot_perception.pipeline.sources import open_recording
+from robot_perception.pipeline.sources.bag import BagRecording
 
 
 def evaluate_forecast(
@@ -57,6 +61,48 @@ def evaluate_forecast(
             "range_filter_m": [tasks.forecast.min_range_m, tasks.forecast.max_range_m],
             "methods": scores,
         }
+        json_file.write_text(json.dumps(document, indent=1))
+    return 3 if recording.damage else 0
+
+
+def evaluate_segments(
+    path: Path, tasks: Tasks, truth: str, json_file: Path | None, console: Console
+) -> int:
+    """Print the scores of segments and ids in `path`; 3 if the recording is damaged."""
+    assert tasks.segmentation is not None
+    recording = open_recording(path)
+    if not isinstance(recording, BagRecording) or "image" not in recording.roles:
+        raise InputRejected(f"{path} is no recording with images and true instances")
+    instances = recording.label_images(truth)
+    pipeline = Pipeline(Tasks(segmentation=tasks.segmentation))
+    scorer = TrackScorer()
+    spent: list[float] = []
+    stamp, true = next(instances, (-1, None))
+    frames = recording.frames({"image": recording.roles["image"]})
+    with Progress(console=console) as progress:
+        task = progress.add_task("evaluate", total=None)
+        for item in frames:
+            if not isinstance(item.frame, ImageFrame):
+                continue
+            while true is not None and stamp < item.frame.stamp_ns:
+                stamp, true = next(instances, (-1, None))
+            start = time.perf_counter()
+            results = pipeline.step(item.frame)
+            spent.append((time.perf_counter() - start) * 1e3)
+            progress.advance(task)
+            if true is None or stamp != item.frame.stamp_ns:
+                continue
+            for result in results:
+                if isinstance(result, Segmentation):
+                    scorer.add(result.labels, true)
+    if not scorer.frames:
+        raise InputRejected(f"no image of {path} has true instances on {truth}")
+    backend = str(pipeline.describe()["segmentation"])
+    scores = {**scorer.scores(), "ms": float(np.median(spent))}
+    for name, value in scores.items():
+        console.print(f"{name}: {value:.4g}", highlight=False)
+    if json_file:
+        document = {"recording": str(path), "methods": {backend: scores}}
         json_file.write_text(json.dumps(document, indent=1))
     return 3 if recording.damage else 0
 

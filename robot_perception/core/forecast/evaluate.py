@@ -153,7 +153,7 @@ def _summary(
     if base is not None:
         other = _table(base)
         pairs = {
-            "chamfer_mean_m2": chamfer - other["forward"] - other["backward"],
+            "chamfer_mean_m2": chamfer - (other["forward"] + other["backward"]),
             "range_l1_mean_m": table["range_l1_m"] - other["range_l1_m"],
             "chamfer_dynamic_m2": table["dynamic"] - other["dynamic"],
         }

@@ -20,6 +20,7 @@ from natsort import natsorted
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from robot_perception.core.errors import InputRejected
+from robot_perception.core.types import U16
 from robot_perception.pipeline.messages import TYPESTORE
 from robot_perception.pipeline.sources.base import (
     ROLE_OF_TYPE,
@@ -34,7 +35,7 @@ from robot_perception.pipeline.sources.mcap_storage import McapStorage
 from robot_perception.pipeline.sources.ros1_storage import Ros1Storage
 from robot_perception.pipeline.sources.sqlite_storage import SqliteStorage
 from robot_perception.pipeline.sources.storage import Damaged, Raw, Storage, StoredTopic, decompress
-from robot_perception.wire import DEFAULT_MAX_BYTES, decode
+from robot_perception.wire import DEFAULT_MAX_BYTES, decode, decode_labels
 
 _ROS1 = get_typestore(Stores.ROS1_NOETIC)
 _SUFFIXES = (".mcap", ".db3")
@@ -99,6 +100,14 @@ class BagRecording:
                 yield self._item(raw, raw.topic)
             else:
                 yield Item(raw.topic, raw.stamp_ns, None, None)
+
+    def label_images(self, topic: str) -> Iterator[tuple[int, U16]]:
+        """Stamp in ns and label image (H, W) of each message of `topic`; raises RecordingError if
+        there is no such topic and InputRejected for one that is none."""
+        if topic not in {t.name for t in self.topics}:
+            raise RecordingError(f"{self.path} has no topic {topic}")
+        for raw in self._read({topic}, None):
+            yield decode_labels(self._deserialize(raw), self._max_bytes)
 
     def _read(self, names: Collection[str], progress: Progress | None) -> Iterator[Raw]:
         for storage, count in zip(self._storages, self._opened, strict=True):
