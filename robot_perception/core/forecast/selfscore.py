@@ -43,14 +43,15 @@ class SelfScorer:
 
     def __init__(self, horizons_s: tuple[float, ...]) -> None:
         self._horizons = horizons_s
-        self.falls_back = False
-        self._sums = np.zeros((len(horizons_s), len(METHODS), 2))
-        self._weight = np.zeros(len(horizons_s))
-        self._scored = np.zeros(len(horizons_s), int)
         self.reset()
 
     def reset(self) -> None:
-        """Forget forecasts whose future will not come; what was learnt of the methods stays."""
+        """Forget everything: a recording that is played again gives the same again."""
+        count = len(self._horizons)
+        self.falls_back = False
+        self._sums = np.zeros((count, len(METHODS), 2))
+        self._weight = np.zeros(count)
+        self._scored = np.zeros(count, int)
         self._open: list[_Open] = []
         self._count = 0
 
