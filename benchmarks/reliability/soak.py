@@ -73,8 +73,12 @@ def take_diagnostics(seen: Seen, start: float, message: DiagnosticArray) -> None
 
 
 def raw(seen: Seen) -> dict[str, Any]:
-    """What was read, every tenth second of it; enough to draw and to judge anew."""
-    every = slice(None, None, 10)
+    """What was read, in means of ten seconds; enough to draw and to judge anew."""
+    whole = len(seen.seconds) // 10 * 10
+
+    def means(values: list[Any]) -> list[float]:
+        return np.array(values[:whole], float).reshape(-1, 10).mean(1).round(2).tolist()
+
     p99: dict[str, list[tuple[float, float]]] = {}
     for second, task, value in seen.p99_ms:
         kept = p99.setdefault(task, [])
@@ -82,10 +86,10 @@ def raw(seen: Seen) -> dict[str, Any]:
             kept.append((round(second, 1), value))
     return {
         "area": "raw",
-        "seconds": [round(s, 1) for s in seen.seconds[every]],
-        "rss_mb": [round(m, 2) for m in seen.rss_mb[every]],
-        "threads": seen.threads[every],
-        "files": seen.files[every],
+        "seconds": means(seen.seconds),
+        "rss_mb": means(seen.rss_mb),
+        "threads": means(seen.threads),
+        "files": means(seen.files),
         "p99_ms": p99,
     }
 
@@ -166,6 +170,11 @@ def report(seen: Seen, loops: int, code: int) -> dict[str, Any]:
     seconds, rss = np.array(seen.seconds), np.array(seen.rss_mb)
     # The first fifth fills caches: vocabulary, map, allocator.
     settled = seconds >= seconds[-1] / 5
+
+    def by_thirds(values: list[int]) -> list[int]:
+        """The most in each third: a pool of threads that sleeps lets some of them go."""
+        return [int(third.max()) for third in np.array_split(np.array(values)[settled], 3)]
+
     slope = float(np.polyfit(seconds[settled], rss[settled], 1)[0]) * 600
     latency = {}
     for task in sorted({name for _, name, _ in seen.p99_ms}):
@@ -182,8 +191,8 @@ def report(seen: Seen, loops: int, code: int) -> dict[str, Any]:
         "results": seen.results,
         "rss_mb": [round(float(rss[settled][0]), 1), round(float(rss[-1]), 1)],
         "rss_slope_mb_per_10_min": round(slope, 2),
-        "threads": [seen.threads[len(seen.threads) // 5], seen.threads[-1]],
-        "files": [seen.files[len(seen.files) // 5], seen.files[-1]],
+        "threads": by_thirds(seen.threads),
+        "files": by_thirds(seen.files),
         "p99_ms_by_thirds": latency,
         "accounting_exact": exact,
         "counts": counts,
@@ -217,7 +226,7 @@ def main() -> int:
         series = raw(seen)
         (options.out / "soak_raw.json").write_text(json.dumps(series) + "\n")
         draw(series, options.out / "soak.png")
-    grown = found["threads"][1] > found["threads"][0] or found["files"][1] > found["files"][0]
+    grown = any(found[k][-1] > found[k][0] for k in ("threads", "files"))
     # Over a short time the noise of the allocator is larger than what is looked for.
     leaks = options.minutes >= 30 and found["rss_slope_mb_per_10_min"] >= 1.0
     return int(grown or leaks or not found["accounting_exact"] or found["exit_code"] != 0)

@@ -129,9 +129,10 @@ def test_random_walks_through_the_lifecycle(context: Any) -> None:
     )
 
 
-# A segmentation whose step takes a minute in a native call, in a real node.
+# A segmentation whose step, or whose warming up, takes a minute in native calls, in a real node.
 _SLOW = """
 import sys, time
+where = sys.argv[1]
 import torch
 from robot_perception.core.segmentation.segmenter import Segmenter
 step = Segmenter.step
@@ -139,7 +140,7 @@ calls = 0
 def slow(self, frame):
     global calls
     calls += 1
-    if calls > 1:  # the first one warms up
+    if where == "configuring" or calls > 1:  # the first one warms up
         print("in the middle", flush=True)
         end = time.monotonic() + 60
         a = torch.rand(1500, 1500)
@@ -147,17 +148,22 @@ def slow(self, frame):
             a = (a @ a).clamp(0, 1)
     return step(self, frame)
 Segmenter.step = slow
+sys.argv[1:] = []
 from robot_perception.ros.run import run
-sys.exit(run("segmentation", ("segmentation",)))
+run("segmentation", ("segmentation",))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_node_ends_in_the_middle_of_inference(number: signal.Signals, context: Any) -> None:
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [(signal.SIGINT, "step"), (signal.SIGTERM, "step"), (signal.SIGTERM, "configuring")],
+)
+def test_a_node_ends_in_the_middle(number: signal.Signals, where: str, context: Any) -> None:
+    """Of a step of a minute, or of loading a model that takes as long."""
     from sensor_msgs.msg import Image
 
     process = subprocess.Popen(
-        [sys.executable, "-c", _SLOW],
+        [sys.executable, "-c", _SLOW, where],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -168,10 +174,11 @@ def test_a_node_ends_in_the_middle_of_inference(number: signal.Signals, context:
     frame = encode_frame(rclpy_factory, make_frames(1)[2])[1]
     try:
         assert process.stdout is not None
-        executor = SingleThreadedExecutor()
-        executor.add_node(peer)
-        assert wait_until_heard(peer, executor, ["segmentation"], 240.0)
-        executor.remove_node(peer)
+        if where == "step":
+            executor = SingleThreadedExecutor()
+            executor.add_node(peer)
+            assert wait_until_heard(peer, executor, ["segmentation"], 240.0)
+            executor.remove_node(peer)
         while not select.select([process.stdout], [], [], 1.0)[0]:
             publisher.publish(frame)
         assert process.stdout.readline().strip() == "in the middle"
@@ -191,7 +198,7 @@ def test_a_node_ends_in_the_middle_of_inference(number: signal.Signals, context:
         assert word not in errors, errors
     record(
         "lifecycle",
-        f"{number.name} in the middle of a step of 60 s",
+        f"{number.name} in the middle of {'a step' if where == 'step' else 'configuring'} of 60 s",
         "ended within 2 s, status 0, nothing on the way out",
         1,
         seconds=round(took, 2),
@@ -234,4 +241,38 @@ def test_a_replay_that_is_ended_leaves_no_half_result(
         "exit code 130; the old result stays, the part of the new one is readable",
         1,
         seconds=round(took, 2),
+    )
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_ended_leaves_no_process(tmp_path: Path, ros_domain: int) -> None:
+    """SIGTERM to the command alone, while it waits for the process that runs the live nodes."""
+    drive = write_mcap(tmp_path / "drive.mcap", make_frames(200))
+    program = (
+        "import sys; from pathlib import Path; from rich.console import Console\n"
+        "import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+        "from robot_perception.apps.demo import _run_live\n"
+        "_run_live(Path(sys.argv[1]), Path(sys.argv[2]), Console())"
+    )
+    command = [sys.executable, "-c", program, str(drive), str(tmp_path / "live.mcap")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    here = psutil.Process(process.pid)
+    while len(nodes := here.children(recursive=True)) < 4:
+        assert process.poll() is None
+        time.sleep(0.1)
+    start = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.wait(120)
+    took = time.monotonic() - start
+    left = [p for p in nodes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    for p in left:
+        p.kill()
+    assert not left
+    record(
+        "lifecycle",
+        "SIGTERM to a demo with live nodes",
+        "no process is left",
+        len(nodes),
+        seconds=round(took, 2),
+        left=len(left),
     )
