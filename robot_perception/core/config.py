@@ -142,6 +142,11 @@ class ForecastConfig:
         "", "path or registered name of the network's weights; empty: those in the package (ours)"
     )
     device: str = device_param()
+    precision: str = param(
+        "auto",
+        "number format of the network; auto: bfloat16 where the hardware computes in it",
+        choices=("auto", "float32", "bfloat16"),
+    )
     horizons: int = param(5, "number of future scans", low=1, high=50)
     period_s: float = param(0.1, "time between the predicted scans", unit="s", low=0.01, high=1.0)
     past: int = param(5, "scans the network looks back on", low=1, high=50)

@@ -24,7 +24,7 @@ from robot_perception.core.forecast.candidates import Candidates, candidates
 from robot_perception.core.forecast.features import features, network_model
 from robot_perception.core.forecast.measures import in_range
 from robot_perception.core.forecast.motion import MotionEstimator
-from robot_perception.core.forecast.scene import SceneBuilder
+from robot_perception.core.forecast.scene import SceneBuilder, observe
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.warp import predicted_poses, transform
 from robot_perception.core.range_image import SensorModel, project
@@ -96,7 +96,7 @@ def samples(
     for count, (scan, odometry) in enumerate(aligned(frames)):
         model = finder.model(scan)
         moved = motion.step(scan, odometry)
-        scene = builder.step(scan, moved, model)
+        scene = builder.step(observe(scan, model), moved)
         found: Candidates | None = None
         images: dict[str, Any] = {}
         if moved is not None and len(scene.past) >= config.past - 1 and count % stride == 0:
@@ -142,7 +142,7 @@ def _sample(
 ) -> Sample:
     count = len(found.points)
     memory = np.arange(count) >= found.observed
-    moving: NDArray[np.bool_] = np.asarray(found.velocity.any(axis=1))
+    moving = found.moves
     every = max(1.0, (~memory & ~moving).sum() / _MEASURED)
     weight = np.where(memory | moving, 1.0, every).astype(np.float32)
     pixel = images["pixel"]
