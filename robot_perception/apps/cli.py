@@ -82,6 +82,7 @@ def segment(
         console.print(f"{len(summary['images'])} images by {summary['backend']}: {out}")
     if not summary["images"]:
         raise ValueError(f"{source} gave no image that can be segmented")
+    raise typer.Exit(3 if summary["damage"] else 0)
 
 
 evaluations = typer.Typer(no_args_is_help=True, help="Scores against what then happened.")

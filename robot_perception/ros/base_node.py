@@ -24,7 +24,7 @@ from robot_perception.core.config import (
     SegmentationConfig,
 )
 from robot_perception.core.types import U16, ImageFrame, Result, Scan
-from robot_perception.pipeline import outputs
+from robot_perception.pipeline import memory, outputs
 from robot_perception.pipeline.perception import (
     FORECAST,
     REVISIT,
@@ -43,6 +43,8 @@ _CONFIGS = {SEGMENTATION: SegmentationConfig, REVISIT: RevisitConfig, FORECAST: 
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 IMAGE, POINTS, CAMERA_INFO, ODOM = "image", "points", "camera_info", "odom"
+# How often unused memory goes back to the system.
+_GIVE_BACK_S = 30.0
 # How long a step that is on its way may take to end.
 _END_S = 1.2
 _IMAGE_TYPE = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
@@ -142,6 +144,7 @@ class PerceptionNode(LifecycleNode):
             Tasks(**configs), sim_time, self._run.torch_threads, self._run.on_device_fault
         )
         self._faults: dict[str, int] = {}
+        self._gave_back = now()
         self._pipeline.warm_up()
         for task, topics in outputs.topics(self._pipeline.tasks).items():
             for topic in (t for t in topics if is_available(t.type) or not t.optional):
@@ -310,6 +313,9 @@ class PerceptionNode(LifecycleNode):
         found = [status for status in statuses if status is not None]
         stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics.array(stamp, [*found, latency, device]))
+        if now() - self._gave_back >= _GIVE_BACK_S:
+            self._gave_back = now()
+            memory.give_back()
 
     def _serve_map(
         self, name: str, request: Trigger.Request, response: Trigger.Response
