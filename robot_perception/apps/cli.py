@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from robot_perception.apps import commands_revisit, weights
 from robot_perception.apps.arguments import AsJson, ConfigFile, Recording, Settings, console
 from robot_perception.core.errors import WeightsRejected
+from robot_perception.pipeline.leaving import leave
 from robot_perception.pipeline.perception import TASKS
 
 app = typer.Typer(
@@ -227,5 +227,10 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
+def command() -> NoReturn:
+    """The command line as a process of its own."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected
+from robot_perception.core.forecast import ranks
 from robot_perception.core.forecast.atppnet_training import train_atppnet
 from robot_perception.core.forecast.dataset import samples
 from robot_perception.core.forecast.training import Epoch, TrainingConfig, train
@@ -51,25 +52,15 @@ def train_forecast(
     """
     cache = out.with_name(out.name + ".samples")
     cache.mkdir(parents=True, exist_ok=True)
-    device = pick_device(forecast.device)
-    fit: list[Path] = []
-    check: list[Path] = []
-    for path in recordings:
-        made = []
-        for speedup in speedups:
-            made += _of_recording(path, cache, forecast, stride, speedup, console)
-        # The last part of a recording, with a gap: neighbours in time are nearly the same.
-        held = 0 if validation else max(1, round(_HELD_OUT * len(made)))
-        fit += made[: max(1, len(made) - 2 * held)] if held else made
-        check += made[len(made) - held :]
-    for path in validation:
-        check += _of_recording(path, cache, forecast, stride, 1, console)
-    fit += _of_drives(range(drives), cache, forecast, console)
-    if drives:
-        seeds = range(_FIRST_VALIDATION_SEED, _FIRST_VALIDATION_SEED + max(1, drives // 10))
-        check += _of_drives(seeds, cache, forecast, console)
+    device = ranks.join(pick_device(forecast.device))
+    if ranks.rank():
+        console.quiet = True
+    with ranks.first_alone():
+        fit, check = _samples(
+            recordings, validation, drives, cache, forecast, stride, speedups, console
+        )
     epochs: list[Epoch] = []
-    writer = _tensorboard(out.with_name(out.name + ".tensorboard"))
+    writer: Any = None if ranks.rank() else _tensorboard(out.with_name(out.name + ".tensorboard"))
     with Progress(console=console) as progress:
         task = progress.add_task(f"train on {len(fit)} samples", total=training.epochs)
 
@@ -94,6 +85,8 @@ def train_forecast(
                 fit, check, out, training, (forecast.min_range_m, forecast.max_range_m), device,
                 report, warped=network == "atppnet_warped",
             )  # fmt: skip
+    if ranks.rank():
+        return best
     record = {
         "network": network,
         "recordings": [str(p) for p in recordings],
@@ -102,12 +95,43 @@ def train_forecast(
         "samples": len(fit),
         "validation_samples": len(check),
         "training": asdict(training),
+        "processes": ranks.world(),
         "best": asdict(best),
         "epochs": [asdict(e) for e in epochs],
     }
     out.with_name(out.name + ".json").write_text(json.dumps(record, indent=1))
     _plot(epochs, out.with_name(out.name + ".png"), network)
     return best
+
+
+def _samples(
+    recordings: list[Path],
+    validation: list[Path],
+    drives: int,
+    cache: Path,
+    forecast: ForecastConfig,
+    stride: int,
+    speedups: list[int],
+    console: Console,
+) -> tuple[list[Path], list[Path]]:
+    """Files to train on, and files to validate on."""
+    fit: list[Path] = []
+    check: list[Path] = []
+    for path in recordings:
+        made = []
+        for speedup in speedups:
+            made += _of_recording(path, cache, forecast, stride, speedup, console)
+        # The last part of a recording, with a gap: neighbours in time are nearly the same.
+        held = 0 if validation else max(1, round(_HELD_OUT * len(made)))
+        fit += made[: max(1, len(made) - 2 * held)] if held else made
+        check += made[len(made) - held :]
+    for path in validation:
+        check += _of_recording(path, cache, forecast, stride, 1, console)
+    fit += _of_drives(range(drives), cache, forecast, console)
+    if drives:
+        seeds = range(_FIRST_VALIDATION_SEED, _FIRST_VALIDATION_SEED + max(1, drives // 10))
+        check += _of_drives(seeds, cache, forecast, console)
+    return fit, check
 
 
 def _tensorboard(folder: Path) -> Any:

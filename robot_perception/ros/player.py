@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -30,6 +31,26 @@ _TYPES = {
 _ABSOLUTE = ("tf", "tf_static")
 _LATCHED = "tf_static"
 _CLOCK_PERIOD_S = 0.01
+
+
+def wait_until_heard(
+    node: Node, executor: SingleThreadedExecutor, names: Collection[str], timeout_s: float
+) -> bool:
+    """True once the active nodes `names` know of every subscription that `node` has made so far.
+
+    Subscriptions are announced in order: who publishes to the last one knows those before it.
+    """
+    missing = set(names)
+
+    def take(message: DiagnosticArray) -> None:
+        missing.difference_update(status.name.partition(":")[0] for status in message.status)
+
+    subscription = node.create_subscription(DiagnosticArray, "/diagnostics", take, 50)
+    end = time.monotonic() + timeout_s
+    while missing and time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.05)
+    node.destroy_subscription(subscription)
+    return not missing
 
 
 @dataclass(frozen=True)
