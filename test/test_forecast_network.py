@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import WeightsRejected
+from robot_perception.core.forecast.augment import Augmentation, faster, thinned
 from robot_perception.core.forecast.candidates import candidates
 from robot_perception.core.forecast.choice import at_pixels, choose, default, near_logit, scores
 from robot_perception.core.forecast.dataset import load_sample, samples
@@ -182,6 +183,24 @@ def test_training_learns_resumes_and_its_weights_load(drive: list[Scan], tmp_pat
     assert [e.epoch for e in epochs] == [0, 1, 2, 3]
     assert epochs[-1].train < epochs[0].train
     SelectorForecaster(replace(CONFIG, checkpoint=str(out)))
+
+
+def test_other_robots_are_made_of_one_recording(drive: list[Scan]) -> None:
+    half = list(thinned(drive[:2], 2, CONFIG))
+    finder = SensorFinder(replace(CONFIG, beams=16))
+    assert all(0.4 < len(h.xyz) / len(d.xyz) < 0.6 for h, d in zip(half, drive, strict=False))
+    np.testing.assert_allclose(
+        finder.model(half[0]).elevations_rad,
+        SensorFinder(CONFIG).model(drive[0]).elevations_rad[::2],
+        atol=np.deg2rad(0.3),
+    )
+    twice = list(faster(drive, 2))
+    assert len(twice) == 7 and twice[2].stamp_ns - twice[0].stamp_ns == 200_000_000
+    worse = Augmentation(scan_dropout=0.3, pose_noise_mps=0.5)
+    plain = list(samples(drive, CONFIG, 1, np.random.default_rng(0)))
+    lossy = list(samples(drive, CONFIG, 1, np.random.default_rng(0), worse))
+    assert 0 < len(lossy) < len(plain)
+    assert not np.array_equal(lossy[0].image, plain[0].image)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ class ForecastConfig:
     max_range_m: float = param(85.0, "farthest range used", unit="m", low=1.0)
     ego_motion: str = param(
         "auto",
-        "auto: odom where it comes, else from the clouds",
+        "auto: odom or tf where it comes, else from the clouds",
         choices=("auto", "odom", "clouds"),
     )
     motion_model: str = param(
@@ -187,6 +187,7 @@ class RunConfig:
     odom_wait_s: float = param(
         0.1, "longest wait for a frame's odometry, where it is published", unit="s", low=0.0
     )
+    odom_frame: str = param("odom", "the fixed frame in which tf has the robot's way")
     labels_wait_s: float = param(
         0.0,
         "longest wait for segmentation labels at an image's stamp (revisit); 0: takes no labels",

@@ -23,7 +23,7 @@ from robot_perception.core.config import (
     RunConfig,
     SegmentationConfig,
 )
-from robot_perception.core.types import U16, ImageFrame, Result, Scan
+from robot_perception.core.types import U16, Frame, ImageFrame, Result, Scan
 from robot_perception.pipeline import memory, outputs
 from robot_perception.pipeline.perception import (
     FORECAST,
@@ -32,7 +32,7 @@ from robot_perception.pipeline.perception import (
     Pipeline,
     Tasks,
 )
-from robot_perception.ros import diagnostics, map_services, parameters, prompts
+from robot_perception.ros import diagnostics, map_services, parameters, prompts, transforms
 from robot_perception.ros.labels import LabelsBuffer
 from robot_perception.ros.messages import is_available, message_class, rclpy_factory
 from robot_perception.ros.stream import Stream
@@ -141,7 +141,11 @@ class PerceptionNode(LifecycleNode):
         # A loop of simulated time replays the same drive; a real clock set back does not.
         sim_time = bool(self.get_parameter("use_sim_time").value)
         self._pipeline = Pipeline(
-            Tasks(**configs), sim_time, self._run.torch_threads, self._run.on_device_fault
+            Tasks(**configs),
+            sim_time,
+            self._run.torch_threads,
+            self._run.on_device_fault,
+            self._run.odom_frame,
         )
         self._faults: dict[str, int] = {}
         self._gave_back = now()
@@ -172,12 +176,12 @@ class PerceptionNode(LifecycleNode):
         if FORECAST in tasks:
             self._add_stream(POINTS, "sensor_msgs/msg/PointCloud2", threaded=True)
         if SEGMENTATION in tasks:
-            transforms = prompts.Transforms(self)
             for topic in (prompts.PROMPT_POINT, prompts.CLICKED_POINT):
-                handle = partial(self._take_prompt, transforms, topic == prompts.PROMPT_POINT)
+                handle = partial(self._take_prompt, topic == prompts.PROMPT_POINT)
                 self._streams[topic] = Stream(self, topic, prompts.TYPE, handle, 1, threaded=False)
         if tasks & {REVISIT, FORECAST}:
             self._add_stream(ODOM, "nav_msgs/msg/Odometry", threaded=False)
+        self._streams |= transforms.streams(self, self._step_small)
         if REVISIT in tasks and SEGMENTATION not in tasks and self._run.labels_wait_s > 0:
             self._streams["labels"] = Stream(
                 self, "labels", "sensor_msgs/msg/Image", self._take_labels, 1, threaded=False
@@ -273,20 +277,26 @@ class PerceptionNode(LifecycleNode):
         odometry = self._streams.get(ODOM)
         if odometry is not None and odometry.has_publisher:
             with pipeline.stopwatch.time("wait for odom"):
-                pipeline.odometry.wait_for(frame.stamp_ns, self._run.odom_wait_s)
+                pipeline.poses.odometry.wait_for(frame.stamp_ns, self._run.odom_wait_s)
+        tf = self._streams.get(transforms.TF)
+        if tf is not None and tf.has_publisher:
+            with pipeline.stopwatch.time("wait for tf"):
+                pipeline.poses.wait_for_transform(frame, self._run.odom_wait_s)
         if not isinstance(frame, ImageFrame) or "labels" not in self._streams:
             return None
         with pipeline.stopwatch.time("wait for labels"):
             return self._labels.wait_for(frame.stamp_ns, self._run.labels_wait_s)
 
-    def _take_prompt(
-        self, transforms: prompts.Transforms, is_pixel: bool, received: Received
-    ) -> None:
+    def _step_small(self, frame: Frame) -> None:
+        if self._pipeline is not None:
+            self._pipeline.step(frame)
+
+    def _take_prompt(self, is_pixel: bool, received: Received) -> None:
         publisher = self._publishers_made[SEGMENTATION, "prompt_mask"]
         if self._pipeline is None or not publisher.get_subscription_count():
             raise Skipped("no subscriber")
         publisher.publish(
-            prompts.answer(self._pipeline, transforms, received.message, self._image_lock, is_pixel)
+            prompts.answer(self._pipeline, received.message, self._image_lock, is_pixel)
         )
 
     def _take_labels(self, received: Received) -> None:

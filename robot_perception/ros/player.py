@@ -10,13 +10,13 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Header
 
 from robot_perception.core.types import Frame, ImageFrame, Scan
 from robot_perception.pipeline.sources import Recording
-from robot_perception.ros.messages import message_class, rclpy_factory
+from robot_perception.ros.messages import is_available, message_class, rclpy_factory
 from robot_perception.wire import encode_frame, split_stamp
 
 _TYPES = {
@@ -24,7 +24,12 @@ _TYPES = {
     "points": "sensor_msgs/msg/PointCloud2",
     "camera_info": "sensor_msgs/msg/CameraInfo",
     "odom": "nav_msgs/msg/Odometry",
+    "tf": "tf2_msgs/msg/TFMessage",
+    "tf_static": "tf2_msgs/msg/TFMessage",
 }
+# Not in the node's namespace, wherever it is.
+_ABSOLUTE = ("tf", "tf_static")
+_LATCHED = "tf_static"
 _CLOCK_PERIOD_S = 0.01
 
 
@@ -58,7 +63,8 @@ class Played:
 
 
 class Player:
-    """Publishes on `image`, `points`, `camera_info`, `odom` (relative to the node) and `/clock`.
+    """Publishes on `image`, `points`, `camera_info`, `odom` (relative to the node), `/clock` and,
+    where tf2_msgs is installed, `/tf` and `/tf_static`.
 
     `sent_at` holds the monotonic second at which each image and scan (role, stamp) went out.
     """
@@ -71,8 +77,15 @@ class Player:
         self._executor = executor
         # Reliable publishers reach best-effort subscribers too.
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._publishers = {
-            role: node.create_publisher(message_class(_TYPES[role]), role, qos) for role in roles
+            role: node.create_publisher(
+                message_class(_TYPES[role]),
+                f"/{role}" if role in _ABSOLUTE else role,
+                latched if role == _LATCHED else qos,
+            )
+            for role in roles
+            if is_available(_TYPES[role])
         }
         self._clock = node.create_publisher(Clock, "/clock", 10)
         self._acknowledged: dict[str, set[int]] = {}
@@ -114,6 +127,8 @@ class Player:
         for item in recording.frames():
             if item.frame is None:
                 rejected += 1
+                continue
+            if item.topic not in self._publishers:
                 continue
             stamp = item.frame.stamp_ns
             if start_stamp is None:

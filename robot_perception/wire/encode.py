@@ -17,6 +17,7 @@ from robot_perception.core.types import (
     ImageFrame,
     Odometry,
     Scan,
+    Transforms,
 )
 from robot_perception.wire.cloud import DATATYPES
 from robot_perception.wire.common import split_stamp
@@ -185,6 +186,28 @@ def encode_odometry(make: MessageFactory, odometry: Odometry) -> Any:
     )
 
 
+def encode_transforms(make: MessageFactory, transforms: Transforms) -> Any:
+    """A tf2_msgs/TFMessage."""
+    return make(
+        "tf2_msgs/msg/TFMessage", transforms=[_transform(make, pose) for pose in transforms.poses]
+    )
+
+
+def _transform(make: MessageFactory, odometry: Odometry) -> Any:
+    pose = _pose(make, odometry.pose)
+    p = pose.position
+    return make(
+        "geometry_msgs/msg/TransformStamped",
+        header=header(make, odometry.stamp_ns, odometry.frame_id),
+        child_frame_id=odometry.child_frame_id,
+        transform=make(
+            "geometry_msgs/msg/Transform",
+            translation=make("geometry_msgs/msg/Vector3", x=p.x, y=p.y, z=p.z),
+            rotation=pose.orientation,
+        ),
+    )
+
+
 def _pose(make: MessageFactory, pose: F64) -> Any:
     x, y, z = (float(v) for v in pose[:3, 3])
     i, j, k, w = (float(v) for v in quaternion_of(pose[:3, :3]))
@@ -208,4 +231,6 @@ def encode_frame(make: MessageFactory, frame: Frame) -> tuple[str, Any]:
         return "sensor_msgs/msg/PointCloud2", encode_scan(make, frame)
     if isinstance(frame, CameraInfo):
         return "sensor_msgs/msg/CameraInfo", encode_camera_info(make, frame)
+    if isinstance(frame, Transforms):
+        return "tf2_msgs/msg/TFMessage", encode_transforms(make, frame)
     return "nav_msgs/msg/Odometry", encode_odometry(make, frame)

@@ -125,7 +125,7 @@ def test_odometry_outlives_wrong_stamps() -> None:
     ]
     said, exact = fed(pipeline, frames)
     assert exact and said.count("processed") == 7
-    assert pipeline.odometry.at(BASE - 3600 * SECOND) is not None
+    assert pipeline.poses.odometry.at(BASE - 3600 * SECOND) is not None
 
 
 @pytest.mark.skipif(not FULL, reason="the short form is in test_pipeline.py")

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from robot_perception.core.forecast import ranks
 from robot_perception.core.forecast.atppnet import ATPPNet
 from robot_perception.core.forecast.dataset import Sample, load_sample
 from robot_perception.core.forecast.training import Epoch, TrainingConfig
@@ -33,10 +34,13 @@ def train_atppnet(
     """Train on sample files, range L1 and mask cross-entropy; write the best weights to `out`.
 
     `warped`: on the past as seen from the present, instead of as it was measured. What is
-    reported as `gain` is the negative validation loss. Raises ValueError without samples.
+    reported as `gain` is the negative validation loss. Raises ValueError without samples, and
+    where several processes train together.
     """
     if not training or not validation:
         raise ValueError("training needs samples to train on and samples to validate on")
+    if ranks.world() > 1:
+        raise ValueError("ATPPNet is trained by one process")
     torch.manual_seed(config.seed)
     future = load_sample(training[0]).future.shape[0]
     model = ATPPNet(future, *limits_m).to(device)

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from robot_perception.core.forecast.batches import Batch, batch_of, batches
+from robot_perception.core.forecast import ranks
+from robot_perception.core.forecast.batches import Batch, batch_of
 from robot_perception.core.forecast.choice import (
     MOVE,
     STAND,
@@ -81,8 +82,9 @@ def train(
     """Train on sample files, and write the best weights to `out` (safetensors).
 
     Goes on from `out`.state if an earlier run was interrupted there. `start`: weights to adapt.
-    Stops when the validation gain has not risen for `patience` epochs. Raises ValueError without
-    samples of both kinds.
+    Stops when the validation gain has not risen for `patience` epochs. Processes that have joined
+    (`ranks`) share the samples, and rank 0 alone writes. Raises ValueError without samples of both
+    kinds.
     """
     if not training or not validation:
         raise ValueError("training needs samples to train on and samples to validate on")
@@ -103,13 +105,13 @@ def train(
         schedule.load_state_dict(state["schedule"])
         history = [Epoch(**e) for e in state["history"]]
     best = max(history, key=lambda e: e.gain, default=None)
+    parallel = ranks.parallel(model)
     for number in range(len(history), config.epochs):
-        rng = np.random.default_rng([config.seed, number])
         model.train()
         losses = []
-        for batch in batches(training, config.batch, config.crop, rng):
+        for batch in ranks.shared_batches(training, config.batch, config.crop, config.seed, number):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                logits = model(batch.image.to(device))
+                logits = parallel(batch.image.to(device))
             loss = _loss(logits.float(), batch, config)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -117,21 +119,23 @@ def train(
             optimiser.step()
             losses.append(float(loss.detach()))
         schedule.step()
-        epoch = _validated(model, validation, config, device, number, float(np.mean(losses)))
+        ranks.agree(model)
+        mean = float(np.mean(ranks.gathered(losses)))
+        epoch = _validated(model, ranks.share(validation), config, device, number, mean)
         history.append(epoch)
         report(epoch)
         if best is None or epoch.gain > best.gain:
             best = epoch
-            save_weights(model, out, epoch)
-        torch.save(
-            {
-                "model": model.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "schedule": schedule.state_dict(),
-                "history": [asdict(e) for e in history],
-            },
-            state_file,
-        )
+            if ranks.rank() == 0:
+                save_weights(model, out, epoch)
+        state = {
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "schedule": schedule.state_dict(),
+            "history": [asdict(e) for e in history],
+        }
+        if ranks.rank() == 0:
+            torch.save(state, state_file)
         if number - best.epoch >= config.patience:
             break
     assert best is not None
@@ -225,6 +229,7 @@ def _validated(
                 float(1 - (_chamfer(chosen, _near_chosen(logits[0], p, gate), p) / base).mean())
             )
         gains.append(row)
+    losses, gains = ranks.gathered(losses), ranks.gathered(gains)
     mean = np.mean(gains, axis=0)
     best = int(mean.argmax())
     return Epoch(number, loss, float(np.mean(losses)), float(mean[best]), _GATES[best])
