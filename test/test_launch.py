@@ -321,6 +321,18 @@ def test_rviz_only_on_request(share: Path) -> None:
         assert "rviz" not in nodes
 
 
+# Launches the file it is given, in the namespace `robot`.
+PROGRAM = (
+    "import sys; from launch import LaunchDescription, LaunchService\n"
+    "from launch.actions import IncludeLaunchDescription as Include\n"
+    "from launch.launch_description_sources import PythonLaunchDescriptionSource as Source\n"
+    "include = Include(Source(sys.argv[1]), launch_arguments=[('namespace', 'robot')])\n"
+    "service = LaunchService()\n"
+    "service.include_launch_description(LaunchDescription([include]))\n"
+    "sys.exit(service.run())"
+)
+
+
 def test_ros2_launch_starts_a_node_that_works(share: Path, ros_domain: int) -> None:
     """The whole way: the node comes up active in its namespace, and goes at SIGINT."""
     pytest.importorskip("rclpy")
@@ -330,17 +342,8 @@ def test_ros2_launch_starts_a_node_that_works(share: Path, ros_domain: int) -> N
     import rclpy
     from lifecycle_msgs.srv import GetState
 
-    program = (
-        "import sys; from launch import LaunchDescription, LaunchService\n"
-        "from launch.actions import IncludeLaunchDescription as Include\n"
-        "from launch.launch_description_sources import PythonLaunchDescriptionSource as Source\n"
-        "include = Include(Source(sys.argv[1]), launch_arguments=[('namespace', 'robot')])\n"
-        "service = LaunchService()\n"
-        "service.include_launch_description(LaunchDescription([include]))\n"
-        "sys.exit(service.run())"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, str(share / "launch" / "forecast.launch.py")], cwd=share
+        [sys.executable, "-c", PROGRAM, str(share / "launch" / "forecast.launch.py")], cwd=share
     )
     context = rclpy.Context()
     rclpy.init(context=context)

@@ -327,7 +327,7 @@ def test_every_command_tells_by_its_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, cut, none = (tmp_path / f"{name}.mcap" for name in ("whole", "cut", "none"))
-    small = SimulatorConfig(duration_s=1.0, image_width=160, image_height=120, columns=256)
+    small = SimulatorConfig(duration_s=1.5, image_width=160, image_height=120, columns=256)
     write_recording(small, whole)
     data = whole.read_bytes()
     cut.write_bytes(data[: int(0.9 * len(data))])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from figures import record
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from test_weights import Payload
 
 from robot_perception.pipeline.places import _read_truth
@@ -133,6 +136,71 @@ def test_the_policy_is_what_the_nodes_use(ros_domain: int) -> None:
         missing=0,
         too_many=0,
     )
+
+
+def installed_closure() -> dict[str, metadata.Distribution]:
+    """Every installed distribution that requirements.txt asks for, directly or not."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    found: dict[str, metadata.Distribution] = {}
+    missing = set()
+    while wanted:
+        requirement = wanted.pop()
+        name = canonicalize_name(requirement.name)
+        skipped = requirement.marker and not requirement.marker.evaluate({"extra": ""})
+        if name in found or name in missing or skipped:
+            continue
+        try:
+            found[name] = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            missing.add(name)
+            continue
+        wanted += [Requirement(text) for text in found[name].requires or []]
+    assert not missing & {canonicalize_name(Requirement(x).name) for x in lines if x[:1].isalpha()}
+    return found
+
+
+def licence_of(distribution: metadata.Distribution) -> str:
+    """What its metadata say of the licence; else the beginning of its licence files."""
+    head = distribution.metadata
+    classifiers = [c for c in head.get_all("Classifier") or [] if c.startswith("License")]
+    stated = [head.get("License-Expression"), (head.get("License") or "")[:300], *classifiers]
+    if any(stated):
+        return "; ".join(text for text in stated if text)
+    own = (
+        f for f in distribution.files or [] if re.search(r"dist-info/.*LICEN[CS]E[^/]*$", str(f))
+    )
+    return "; ".join(" ".join(f.read_text()[:300].split()) for f in own)
+
+
+def test_no_dependency_is_under_the_gpl() -> None:
+    """Nor under the AGPL; the LGPL's libraries may be linked. Every package states its licence."""
+    closure = installed_closure()
+    licences = {name: licence_of(d) for name, d in closure.items()}
+    copyleft = {
+        name: text
+        for name, text in licences.items()
+        if re.search(r"\bA?GPL|GNU (Affero )?General Public", text, re.I)
+    }
+    assert not copyleft
+    for name in (n for n, text in licences.items() if not text):
+        # Packages of nothing but requirements may leave it out.
+        assert not [f for f in closure[name].files or [] if f.suffix in (".py", ".so")], name
+    record(
+        "security",
+        "Licences of everything that requirements.txt installs",
+        "no GPL, no AGPL, none unstated",
+        len(closure),
+        gpl=0,
+        unstated=0,
+    )
+
+
+def test_torch_is_not_one_that_runs_code_from_checkpoints() -> None:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    (torch,) = (Requirement(x) for x in lines if re.match(r"torch\b", x))
+    assert "2.10" in torch.specifier and not torch.specifier.contains("2.9.1")
+    assert torch.specifier.contains(metadata.version("torch"))
 
 
 def test_ground_truth_that_would_run_code_does_not(tmp_path: Path) -> None:
