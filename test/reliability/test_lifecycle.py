@@ -154,9 +154,15 @@ run("segmentation", ("segmentation",))
 """
 
 
+ENDS = [(signal.SIGTERM, "step"), (signal.SIGINT, "configuring")]
+ENDS_TOO = [(signal.SIGINT, "step"), (signal.SIGTERM, "configuring")]
+NAMES = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM"}
+
+
 @pytest.mark.parametrize(
     ("number", "where"),
-    [(signal.SIGINT, "step"), (signal.SIGTERM, "step"), (signal.SIGTERM, "configuring")],
+    ENDS + ENDS_TOO * FULL,
+    ids=lambda value: NAMES.get(value, value),
 )
 def test_a_node_ends_in_the_middle(number: signal.Signals, where: str, context: Any) -> None:
     """Of a step of a minute, or of loading a model that takes as long."""
@@ -205,7 +211,9 @@ def test_a_node_ends_in_the_middle(number: signal.Signals, where: str, context: 
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM] + [signal.SIGINT] * FULL, ids=lambda value: NAMES[value]
+)
 def test_a_replay_that_is_ended_leaves_no_half_result(
     number: signal.Signals, tmp_path: Path
 ) -> None:
