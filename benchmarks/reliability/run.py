@@ -67,6 +67,8 @@ def page(folder: Path) -> str:
             short = "" if d["full"] else " (short)"
             text += f"| {d['fault']}{short} | {d['demanded']} | {d['cases']:,} |"
             text += f" {cell(d['measured'])} |\n"
+        if (folder / f"{area}.png").exists():
+            text += f"\n![{title}: what was measured over time]({folder.name}/{area}.png)\n"
     notes = folder / "notes.md"
     return text + ("\n" + notes.read_text() if notes.exists() else "")
 
