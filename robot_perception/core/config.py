@@ -126,6 +126,10 @@ class RevisitConfig:
     )
     consecutive: int = param(1, "keyframes in a row that must agree", low=1, high=10)
     map_path: str = param("", "map file loaded at start, and saved to on request; empty: none")
+    map_on_disk: bool = param(
+        False,
+        "read a loaded map's pictures when needed; its file must not change meanwhile",
+    )
 
 
 @dataclass(frozen=True)
