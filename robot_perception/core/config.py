@@ -137,7 +137,7 @@ class ForecastConfig:
     """See the next half second."""
 
     method: str = param(
-        "ego_warp",
+        "ours",
         "what predicts: constant-velocity ego-warp, the same with moving things, the network that "
         "chooses among what these propose, or ATPPNet",
         choices=("ego_warp", "scene_flow", "ours", "atppnet"),
