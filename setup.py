@@ -49,6 +49,8 @@ setup(
             "ros-rmw-fastrtps-cpp",
             "ros-rosgraph-msgs",
         ],
+        # `batch --address`: many machines.
+        "cluster": ["ray>=2.40"],
         # Coverage-guided fuzzing, for `make reliability`.
         "fuzz": ["atheris>=3.0"],
         "test": [

@@ -190,7 +190,7 @@ def test_a_map_outlives_the_run(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["place.map"]
 
 
-def test_two_maps_become_one(tmp_path: Path) -> None:
+def test_maps_become_one(tmp_path: Path) -> None:
     frames = [ImageFrame(i, "camera", place(i)) for i in range(20, 24)]
     vocabulary, backend = fit_frames(frames, QUICK)
     save_vocabulary(tmp_path / "vocabulary", backend, vocabulary)
@@ -200,8 +200,8 @@ def test_two_maps_become_one(tmp_path: Path) -> None:
         drive(detector, [place(s, 4 * (name == "b")) for s in seeds])
         detector.save(tmp_path / name)
         detector.reset()
-    merged = merge_maps(tmp_path / "a", tmp_path / "b", tmp_path / "ab")
-    assert (merged.first, merged.second, merged.joined) == (3, 4, 1)
+    merged = merge_maps([tmp_path / "a", tmp_path / "b"], tmp_path / "ab")
+    assert (merged.keyframes, merged.joined) == ([3, 4], [0, 1])
     detector.load(tmp_path / "ab")
     assert [k.id for k in detector.keyframes] == list(range(7))
     assert [k.session for k in detector.keyframes] == [0, 0, 0, 1, 1, 1, 1]
@@ -209,11 +209,41 @@ def test_two_maps_become_one(tmp_path: Path) -> None:
     results = drive(detector, [place(6, 8), place(2, 8)])
     assert results[0].edges.tolist() == [[6, 3], [4, 1], [7, 5]]
     assert [r.match_id for r in results] == [5, 2]
+    # A third, of places that are in the first or in the second; the file is not read as a whole.
+    detector.reset()
+    drive(detector, [place(s, 12) for s in (2, 6, 9)])
+    detector.save(tmp_path / "d")
+    three = [tmp_path / name for name in "abd"]
+    merged = merge_maps(three, tmp_path / "abd")
+    assert (merged.keyframes, merged.joined) == ([3, 4, 3], [0, 1, 2])
+    detector = RevisitDetector(replace(config, map_on_disk=True))
+    detector.load(tmp_path / "abd")
+    results = drive(detector, [place(6, 8), place(9, 8)])
+    assert results[0].edges.tolist() == [[6, 3], [4, 1], [7, 2], [8, 5], [10, results[0].match_id]]
+    assert [results[0].match_id in (5, 8), results[1].match_id] == [True, 9]
+
+    # Maps keep the calibration that they were made with, and it decides again.
+    never = Calibration(threshold=2.0)
+    save_vocabulary(tmp_path / "strict", backend, vocabulary, never)
+    strict = RevisitDetector(replace(config, vocabulary=str(tmp_path / "strict")))
+    for path in three:
+        strict.load(path)
+        strict.save(path.with_suffix(".strict"))
+    those = [path.with_suffix(".strict") for path in three]
+    merged = merge_maps(those, tmp_path / "kept")
+    assert (merged.joined, merged.calibration) == ([0, 0, 0], never)
+    assert merge_maps(those, tmp_path / "given", calibration=Calibration()).joined == [0, 1, 2]
+    unnamed = RevisitDetector(QUICK)
+    unnamed.load(tmp_path / "kept")
+    assert drive(unnamed, [place(6, 8)])[0].match_id is None
+    with pytest.raises(ValueError, match="other calibrations"):
+        merge_maps([three[0], those[1]], tmp_path / "mixed")
+
     other = RevisitDetector(QUICK)
     drive(other, [place(s) for s in range(3)])
     other.save(tmp_path / "c")
     with pytest.raises(WeightsRejected, match="other vocabularies"):
-        merge_maps(tmp_path / "a", tmp_path / "c", tmp_path / "ac")
+        merge_maps([tmp_path / "a", tmp_path / "c"], tmp_path / "ac")
     assert not (tmp_path / "ac").exists()
 
 

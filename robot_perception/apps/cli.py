@@ -64,6 +64,44 @@ def replay(
 
 
 @app.command()
+def batch(
+    recordings: Annotated[
+        list[Path], typer.Argument(help="bags, MCAPs, KITTI folders, folders of files")
+    ],
+    out: Annotated[Path, typer.Option(help="folder for results, manifest and report")],
+    workers: Annotated[int, typer.Option(help="processes on this machine", min=1)] = 1,
+    address: Annotated[
+        str | None, typer.Option(help="a Ray cluster to work on instead: HOST:PORT, auto, local")
+    ] = None,
+    cpus: Annotated[float, typer.Option(help="of a recording on the cluster", min=0)] = 1.0,
+    gpus: Annotated[float, typer.Option(help="of a recording on the cluster", min=0)] = 0.0,
+    retries: Annotated[int, typer.Option(help="after a crash or a full disk", min=0)] = 2,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    tasks: Only = _ALL,
+    inputs: Annotated[bool, typer.Option(help="write the input frames too")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Replay many recordings, each once, however often it is interrupted and begun again."""
+    from robot_perception.apps import batch_engines
+    from robot_perception.apps.batch import exit_code, run_batch
+    from robot_perception.pipeline.settings import load_tasks
+
+    chosen = load_tasks(config, settings or (), tasks.split(","))
+    outcomes = run_batch(
+        recordings, chosen, out, inputs, console,
+        (lambda jobs, tell: batch_engines.cluster(jobs, address, retries, cpus, gpus))
+        if address
+        else (lambda jobs, tell: batch_engines.local(jobs, workers, retries, tell)),
+    )  # fmt: skip
+    if as_json:
+        print((out / "report.json").read_text())
+    else:
+        console.print(f"report: {out / 'report.html'}", highlight=False)
+    raise typer.Exit(exit_code(outcomes))
+
+
+@app.command()
 def segment(
     source: Annotated[Path, typer.Argument(help="an image, or a recording")],
     out: Annotated[Path, typer.Option(help="folder for overlays, label images and segments.json")],

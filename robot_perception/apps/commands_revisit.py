@@ -81,15 +81,19 @@ def calibrate(
 
 @revisits.command()
 def merge(
-    first: Annotated[Path, typer.Argument(help="a map")],
-    second: Annotated[Path, typer.Argument(help="another, made with the same vocabulary")],
+    maps: Annotated[list[Path], typer.Argument(help="maps, made with one vocabulary")],
     out: Annotated[Path, typer.Option(help="map file to write")],
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="decide by its calibration, not by that of the maps")
+    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Join two maps, and find the places that are in both."""
+    """Join maps, and find the places that are in several of them."""
     from robot_perception.apps.revisit import merge as run
 
-    _print(run(first, second, out, console), as_json)
+    _print(run(maps, out, _revisit_config(config, settings, vocabulary), console), as_json)
 
 
 def _revisit_config(

@@ -19,10 +19,12 @@ from robot_perception.core.backbone import Backbone
 from robot_perception.core.config import RevisitConfig, SegmentationConfig, checked
 from robot_perception.core.revisit.decision import calibrate, decisions
 from robot_perception.core.revisit.evaluate import OURS, Evaluation, evaluate_online, evaluate_walks
-from robot_perception.core.revisit.fit import fit_frames, save_vocabulary
+from robot_perception.core.revisit.features import FeatureExtractor
+from robot_perception.core.revisit.fit import fit_frames, load_vocabulary, save_vocabulary
 from robot_perception.core.revisit.merge import merge_maps
 from robot_perception.core.segmentation.segmenter import Segmenter
 from robot_perception.core.types import ImageFrame
+from robot_perception.core.weights import resolve
 from robot_perception.pipeline.perception import make_backbone
 from robot_perception.pipeline.places import images, open_walks, places
 from robot_perception.pipeline.revisit_plots import precision_recall_png
@@ -189,15 +191,24 @@ def calibrate_vocabulary(
     }
 
 
-def merge(first: Path, second: Path, out: Path, console: Console) -> dict[str, Any]:
-    """Join two maps into one file, and look for places that are in both."""
+def merge(
+    maps: Sequence[Path], out: Path, config: RevisitConfig, console: Console
+) -> dict[str, Any]:
+    """Join maps into one file, and look for places that are in several.
+
+    Decisions are by the calibration of the vocabulary that `config` names, if it has one.
+    """
+    calibration = None
+    if config.vocabulary:
+        extract = FeatureExtractor(config, make_backbone(config))
+        _, calibration = load_vocabulary(resolve(config.vocabulary), extract)
     with _progress(console) as progress:
         task = progress.add_task("merge", total=None)
 
         def update(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        merged = merge_maps(first, second, out, update)
+        merged = merge_maps(maps, out, config, calibration, update)
     return {"map": str(out), **asdict(merged)}
 
 

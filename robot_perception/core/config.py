@@ -126,6 +126,10 @@ class RevisitConfig:
     )
     consecutive: int = param(1, "keyframes in a row that must agree", low=1, high=10)
     map_path: str = param("", "map file loaded at start, and saved to on request; empty: none")
+    map_on_disk: bool = param(
+        False,
+        "read a loaded map's pictures when needed; its file must not change meanwhile",
+    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ class ForecastConfig:
     """See the next half second."""
 
     method: str = param(
-        "ego_warp",
+        "ours",
         "what predicts: constant-velocity ego-warp, the same with moving things, the network that "
         "chooses among what these propose, or ATPPNet",
         choices=("ego_warp", "scene_flow", "ours", "atppnet"),

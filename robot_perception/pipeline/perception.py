@@ -135,6 +135,8 @@ class Pipeline:
         if self.segmenter:
             self.segmenter.step(ImageFrame(0, "", np.zeros((240, 320, 3), np.uint8)))
             self.segmenter.reset()
+        if self.forecaster:
+            self.forecaster.warm_up()
 
     def describe(self) -> dict[str, object]:
         """What runs: the name of each stage's backend."""

@@ -19,12 +19,14 @@ from robot_perception.core.forecast.selection import Selected, SelectorForecaste
 from robot_perception.core.forecast.selfscore import SelfScorer
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.warp import predicted_poses
-from robot_perception.core.range_image import SensorModel, project
+from robot_perception.core.range_image import SensorModel, project, unproject
 from robot_perception.core.types import F32, Forecast, Odometry, Scan
 
 _MIN_POINTS = 100
 # A longer silence than this many periods ends the history: its velocity is no longer that of now.
 _MAX_GAP_PERIODS = 5
+# What this process has warmed up for.
+_WARM: set[ForecastConfig] = set()
 
 
 class Forecaster:
@@ -62,6 +64,21 @@ class Forecaster:
     def falls_back(self) -> bool:
         """Whether geometry answers instead of the network, which has been the worse one here."""
         return self._scorer.falls_back
+
+    def warm_up(self) -> None:
+        """Compile and load what steps need, on a round room with a thing that moves; `reset`."""
+        if self._config in _WARM:
+            return
+        beams, columns = self._config.beams, self._config.columns
+        low, high = np.deg2rad([-25.0, 2.0])
+        room = SensorModel(np.linspace(high, low, beams), columns, 0.0, np.inf)
+        for i in range(self._config.past + 1):
+            ranges = np.full((beams, columns), 12.0, np.float32)
+            ranges[: beams // 2, columns // 2 + i * columns // 50 :][:, : columns // 16] = 8.0
+            stamp_ns = round((i + 1) * self._config.period_s * 1e9)
+            self.step(Scan(stamp_ns, "", unproject(ranges, room)))
+        self.reset()
+        _WARM.add(self._config)
 
     def reset(self) -> None:
         """Forget all scans; elevations found from the clouds are found anew."""

@@ -37,6 +37,10 @@ class Calibration:
     share: float = 5.76
     threshold: float = 0.9
 
+    def numbers(self) -> F64:
+        """As a map keeps them (4,)."""
+        return np.array([self.bias, self.similarity, self.share, self.threshold])
+
     def probability(self, similarity: float, share: float) -> float:
         """That a candidate is the same place."""
         x = self.bias + self.similarity * similarity + self.share * share

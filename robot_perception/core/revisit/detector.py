@@ -55,11 +55,10 @@ class RevisitDetector:
         self._segment = segment
         self._extract = FeatureExtractor(config, backbone)
         self._given: vlad.Vocabulary | None = None
-        self._calibration = Calibration()
+        self._fixed: Calibration | None = None
         if config.vocabulary:
             path = resolve(config.vocabulary)
-            self._given, calibration = load_vocabulary(path, self._extract)
-            self._calibration = calibration or self._calibration
+            self._given, self._fixed = load_vocabulary(path, self._extract)
         self.reset()
 
     def change_device(self, device: str, backbone: Backbone | None = None) -> None:
@@ -84,6 +83,7 @@ class RevisitDetector:
         self._waiting: list[tuple[View, int]] = []
         self._positions: list[F64] = []
         self._odom_frame = ""
+        self._calibration = self._fixed or Calibration()
         if self._given is not None:
             self._use(self._given)
         self.restart()
@@ -143,18 +143,24 @@ class RevisitDetector:
         if self._vocabulary is None:
             raise ValueError("there is no map yet: the vocabulary is still being fitted")
         edges = np.array(self._edges, np.int32).reshape(-1, 2)
-        save_map(path, self.backend, self._vocabulary, self._keyframes, edges)
+        own = None if self._calibration == Calibration() else self._calibration.numbers()
+        save_map(path, self.backend, self._vocabulary, self._keyframes, edges, own)
 
     def load(self, path: Path) -> None:
-        """Replace the map by the one in `path`; what follows is a new session in it.
+        """Replace the map by the one in `path`; what follows is a new session in it. Decisions are
+        by the calibration of the vocabulary file, else by that of the map.
 
         Raises WeightsRejected, and keeps what there is, for a file that is damaged or was made with
         other features or another vocabulary than the config names.
         """
-        vocabulary, keyframes, edges, _ = load_map(path, self.backend, self._given)
+        vocabulary, keyframes, edges, _, numbers = load_map(
+            path, self.backend, self._given, self._config.map_on_disk
+        )
         if vocabulary.centres.shape[1] != self._extract.dimensions:
             raise WeightsRejected(f"{path.name} is damaged: its features have another dimension")
         self.reset()
+        if self._fixed is None and numbers is not None:
+            self._calibration = Calibration(*numbers.tolist())
         self._use(vocabulary)
         for keyframe in keyframes:
             self._index_keyframe(keyframe)

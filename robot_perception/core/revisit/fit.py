@@ -57,14 +57,13 @@ def save_vocabulary(
 
     Crash-safe. The file names features, sizes, hash and the versions it was made with.
     """
-    arrays = {
+    arrays: storage.Arrays = {
         "centres": vocabulary.centres,
         "mean": vocabulary.mean,
         "components": vocabulary.components,
     }
     if calibration is not None:
-        c = calibration
-        arrays["calibration"] = np.array([c.bias, c.similarity, c.share, c.threshold])
+        arrays["calibration"] = calibration.numbers()
     metadata = {
         "format": FORMAT,
         "backend": backend,

