@@ -35,8 +35,8 @@ def notes(backends: Mapping[str, object]) -> list[str]:
     if "ours" in name.get("forecast", ""):
         found.append(
             "The forecast network chooses among measured points. Unless given other weights, it "
-            "has learnt from simulated drives alone; it scores itself as the scans arrive and leaves "
-            "the answer to geometry where that has been better."
+            "has learnt from simulated drives alone; it scores itself as the scans arrive and "
+            "leaves the answer to geometry where that has been better."
         )
     found += [
         f"The {task} backend calls itself untrained ({backend}): its results mean nothing yet."
