@@ -66,7 +66,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "robot-perception = robot_perception.apps.cli:main",
+            "robot-perception = robot_perception.apps.cli:command",
             "segmentation_node = robot_perception.ros.segmentation_node:main",
             "revisit_node = robot_perception.ros.revisit_node:main",
             "forecast_node = robot_perception.ros.forecast_node:main",

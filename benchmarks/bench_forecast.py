@@ -28,7 +28,7 @@ from robot_perception.core.forecast.features import CHANNELS, features, network_
 from robot_perception.core.forecast.forecaster import Forecaster
 from robot_perception.core.forecast.methods import gmac
 from robot_perception.core.forecast.motion import MotionEstimator
-from robot_perception.core.forecast.scene import SceneBuilder
+from robot_perception.core.forecast.scene import SceneBuilder, observe
 from robot_perception.core.forecast.selection import SelectorForecaster
 from robot_perception.core.forecast.selector import Selector
 from robot_perception.core.forecast.sensor import SensorFinder
@@ -68,7 +68,8 @@ def steps(source: list[Scan], config: ForecastConfig) -> dict[str, float]:
     for scan in source:
         model = finder.model(scan)
         moved = timed("ego-motion", motion.step, scan, None)
-        scene = timed("scene", builder.step, scan, moved, model)
+        seen = timed("scan alone", observe, scan, model)
+        scene = timed("scene", builder.step, seen, moved)
         poses = predicted_poses(scene.twist, horizons)
         found = timed("candidates", candidates, scene, poses, horizons, model)
         timed("features alone", features, scene, found, network_model(model))

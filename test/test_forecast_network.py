@@ -10,17 +10,18 @@ from safetensors.torch import save_file
 
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import WeightsRejected
+from robot_perception.core.forecast.augment import Augmentation, faster, thinned
 from robot_perception.core.forecast.candidates import candidates
 from robot_perception.core.forecast.choice import at_pixels, choose, default, near_logit, scores
 from robot_perception.core.forecast.dataset import load_sample, samples
 from robot_perception.core.forecast.decide import decide
 from robot_perception.core.forecast.evaluate import evaluate
 from robot_perception.core.forecast.features import CHANNELS, features, network_model
-from robot_perception.core.forecast.flow import PastScan, above_ground, velocities
+from robot_perception.core.forecast.flow import PastScan, standing, velocities
 from robot_perception.core.forecast.forecaster import Forecaster
 from robot_perception.core.forecast.methods import gmac
 from robot_perception.core.forecast.motion import Motion, MotionEstimator
-from robot_perception.core.forecast.scene import Scene, SceneBuilder
+from robot_perception.core.forecast.scene import Scene, SceneBuilder, observe
 from robot_perception.core.forecast.selection import SelectorForecaster, bundled_weights
 from robot_perception.core.forecast.selector import Selector
 from robot_perception.core.forecast.selfscore import SelfScorer
@@ -47,7 +48,7 @@ def scene(drive: list[Scan]) -> tuple[Scene, SensorModel]:
     motion, builder, finder = MotionEstimator("auto", 0.1), SceneBuilder(5), SensorFinder(CONFIG)
     made: Scene | None = None
     for scan in drive[:8]:
-        made = builder.step(scan, motion.step(scan, None), finder.model(scan))
+        made = builder.step(observe(scan, finder.model(scan)), motion.step(scan, None))
     assert made is not None and finder.found is not None
     return made, finder.found
 
@@ -80,12 +81,13 @@ def test_velocity_of_a_moving_car_and_of_a_standing_one() -> None:
     for age in (0.2, 0.4):
         xyz = np.concatenate([_floor(), _box(12 - true[0] * age, 6 - true[1] * age), _box(8, -7)])
         image, _, _ = look(xyz, np.eye(4), model)
-        past.append(PastScan(xyz, xyz[above_ground(xyz)], image, np.eye(4), age))
+        past.append(PastScan(xyz, standing(xyz).points, image, np.eye(4), age))
     now = np.concatenate([_floor(), _box(12, 6), _box(8, -7)])
-    found = velocities(now, above_ground(now), past, model)
-    floor, moving, standing = np.split(found, [len(_floor()), len(_floor()) + 5000])
+    found, moves = velocities(len(now), standing(now), past, model)
+    np.testing.assert_array_equal(moves, found.any(axis=1))
+    floor, moving, parked = np.split(found, [len(_floor()), len(_floor()) + 5000])
     np.testing.assert_allclose(np.median(moving[:, :2], axis=0), true, atol=0.4)
-    assert not floor.any() and not standing.any() and not moving[:, 2].any()
+    assert not floor.any() and not parked.any() and not moving[:, 2].any()
 
 
 def test_memory_keeps_what_a_passing_car_hides() -> None:
@@ -95,16 +97,16 @@ def test_memory_keeps_what_a_passing_car_hides() -> None:
     ).astype(np.float32)
 
     still = Motion(np.zeros(6), np.eye(4), "odom")
-    builder.step(Scan(0, "lidar", np.concatenate([_floor(), wall])), None, model)
+    builder.step(observe(Scan(0, "lidar", np.concatenate([_floor(), wall])), model), None)
     car = np.concatenate([_floor(), _box(10, 0)])
-    seen = builder.step(Scan(100_000_000, "lidar", car), still, model)
+    seen = builder.step(observe(Scan(100_000_000, "lidar", car), model), still)
     on_wall = (np.abs(seen.memory[:, 0] - 20) < 0.1) & (seen.memory[:, 2] > -1.4)
     remembered = seen.memory[on_wall]
     assert len(remembered) > 20
     assert (seen.memory_age_s == np.float32(0.1)).all()
     # Two seconds later it is no longer believed.
     for i in range(2, 25):
-        seen = builder.step(Scan(i * 100_000_000, "lidar", car), still, model)
+        seen = builder.step(observe(Scan(i * 100_000_000, "lidar", car), model), still)
     on_wall = (np.abs(seen.memory[:, 0] - 20) < 0.1) & (seen.memory[:, 2] > -1.4)
     assert not on_wall.any()
 
@@ -151,11 +153,11 @@ def test_live_decision_is_that_of_training(scene: tuple[Scene, SensorModel]) -> 
     known, model = scene
     found = candidates(known, predicted_poses(known.twist, HORIZONS), HORIZONS, model)
     seen = features(known, found, network_model(model))
-    moving = found.velocity.any(axis=1)
+    moving = found.moves
     assert moving.any()
     size = (5, 5, *seen.image.shape[1:])
     logits = (4 * np.random.default_rng(0).standard_normal(size)).astype(np.float32)
-    choice, near = decide(logits, seen.pixel, found, moving, 1.0)
+    choice, near = decide(logits, seen.pixel, found, 1.0)
     inside = np.flatnonzero(seen.pixel >= 0)
     at = at_pixels(torch.from_numpy(logits), torch.from_numpy(seen.pixel[inside].astype(np.int64)))
     memory = torch.from_numpy(inside >= found.observed)
@@ -181,6 +183,24 @@ def test_training_learns_resumes_and_its_weights_load(drive: list[Scan], tmp_pat
     assert [e.epoch for e in epochs] == [0, 1, 2, 3]
     assert epochs[-1].train < epochs[0].train
     SelectorForecaster(replace(CONFIG, checkpoint=str(out)))
+
+
+def test_other_robots_are_made_of_one_recording(drive: list[Scan]) -> None:
+    half = list(thinned(drive[:2], 2, CONFIG))
+    finder = SensorFinder(replace(CONFIG, beams=16))
+    assert all(0.4 < len(h.xyz) / len(d.xyz) < 0.6 for h, d in zip(half, drive, strict=False))
+    np.testing.assert_allclose(
+        finder.model(half[0]).elevations_rad,
+        SensorFinder(CONFIG).model(drive[0]).elevations_rad[::2],
+        atol=np.deg2rad(0.3),
+    )
+    twice = list(faster(drive, 2))
+    assert len(twice) == 7 and twice[2].stamp_ns - twice[0].stamp_ns == 200_000_000
+    worse = Augmentation(scan_dropout=0.3, pose_noise_mps=0.5)
+    plain = list(samples(drive, CONFIG, 1, np.random.default_rng(0)))
+    lossy = list(samples(drive, CONFIG, 1, np.random.default_rng(0), worse))
+    assert 0 < len(lossy) < len(plain)
+    assert not np.array_equal(lossy[0].image, plain[0].image)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

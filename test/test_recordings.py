@@ -111,18 +111,23 @@ def write_unchunked(path: Path) -> Path:
     """As the fast recording profile of rosbag2 writes: neither chunks nor a summary."""
     with path.open("wb") as file:
         writer = RawMcapWriter(file, use_chunking=False, compression=CompressionType.NONE)
-        writer.start(profile="ros2")
-        channels = {}
-        for frame in FRAMES:
-            name, message = encode_frame(rosbags_factory, frame)
-            if name not in channels:
-                text = TYPESTORE.generate_msgdef(name, ros_version=2)[0].encode()
-                schema = writer.register_schema(name, "ros2msg", text)
-                channels[name] = writer.register_channel(topic_of(frame), "cdr", schema)
-            data = bytes(TYPESTORE.serialize_cdr(message, name))
-            writer.add_message(channels[name], frame.stamp_ns, data, frame.stamp_ns)
+        fill(writer)
         writer.flush()
     return path
+
+
+def fill(writer: RawMcapWriter) -> None:
+    """All frames, by the library's own writer."""
+    writer.start(profile="ros2")
+    channels = {}
+    for frame in FRAMES:
+        name, message = encode_frame(rosbags_factory, frame)
+        if name not in channels:
+            text = TYPESTORE.generate_msgdef(name, ros_version=2)[0].encode()
+            schema = writer.register_schema(name, "ros2msg", text)
+            channels[name] = writer.register_channel(topic_of(frame), "cdr", schema)
+        data = bytes(TYPESTORE.serialize_cdr(message, name))
+        writer.add_message(channels[name], frame.stamp_ns, data, frame.stamp_ns)
 
 
 WRITERS: dict[str, Callable[[Path], Path]] = {

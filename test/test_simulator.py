@@ -9,7 +9,7 @@ import numpy as np
 import open3d as o3d
 import pytest
 
-from robot_perception.core.types import CameraInfo, ImageFrame, Odometry, Scan
+from robot_perception.core.types import CameraInfo, ImageFrame, Odometry, Scan, Transforms
 from robot_perception.pipeline.simulator import (
     CAMERA_IN_LIDAR,
     LIDAR_FRAME,
@@ -326,8 +326,13 @@ def test_recording_holds_the_drive(tmp_path: Path, drive: list[SimulatedFrame]) 
         "points": "/points",
         "odom": "/odom",
         "camera_info": "/camera_info",
+        "tf": "/tf",
+        "tf_static": "/tf_static",
     }
-    read = [item.frame for item in recording.frames()]
+    every = [item.frame for item in recording.frames()]
+    tf = [frame for frame in every if isinstance(frame, Transforms)]
+    assert [t.static for t in tf] == [True] + [False] * (len(tf) - 1) and len(tf) > 2
+    read = [frame for frame in every if not isinstance(frame, Transforms)]
     written = [f for f in drive if isinstance(f, Odometry | CameraInfo | ImageFrame | Scan)]
     assert [type(f) for f in read] == [type(f) for f in written]
     for ours, theirs in zip(written, read, strict=True):

@@ -319,7 +319,13 @@ scans = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(
+    max_examples=60,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=QUIET,
+)
 @given(scans)
 def test_scan_comes_back_to_the_last_bit(case: Any) -> None:
     n, seed, (has_intensity, has_ring, has_time), dropped = case

@@ -3,7 +3,8 @@
     python benchmarks/reliability/soak.py [--minutes 60] [--out DIR]
 
 The stages run in one process, with their inputs at the drive's own 10 Hz over DDS. Memory, threads
-and files of that process are read each second, latencies from its diagnostics.
+and files of that process are read each second, latencies from its diagnostics. `--out` gets the
+figures (soak.json), what was read (soak_raw.json, kept up while it runs) and a plot (soak.png).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from robot_perception.pipeline.settings import load_tasks
 from robot_perception.pipeline.simulator import SimulatorConfig, write_recording
 from robot_perception.pipeline.sources import open_recording
 from robot_perception.ros.messages import message_class
-from robot_perception.ros.player import Player
+from robot_perception.ros.player import Player, wait_until_heard
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = ("received", "processed", "dropped", "rejected", "pending")
@@ -71,7 +72,48 @@ def take_diagnostics(seen: Seen, start: float, message: DiagnosticArray) -> None
                 seen.p99_ms.append((time.monotonic() - start, task, p99))
 
 
-def soak(minutes: float, drive: Path) -> dict[str, Any]:
+def raw(seen: Seen) -> dict[str, Any]:
+    """What was read, in means of ten seconds; enough to draw and to judge anew."""
+    whole = len(seen.seconds) // 10 * 10
+
+    def means(values: list[Any]) -> list[float]:
+        return np.array(values[:whole], float).reshape(-1, 10).mean(1).round(2).tolist()
+
+    p99: dict[str, list[tuple[float, float]]] = {}
+    for second, task, value in seen.p99_ms:
+        kept = p99.setdefault(task, [])
+        if not kept or second - kept[-1][0] >= 10.0:
+            kept.append((round(second, 1), value))
+    return {
+        "area": "raw",
+        "seconds": means(seen.seconds),
+        "rss_mb": means(seen.rss_mb),
+        "threads": means(seen.threads),
+        "files": means(seen.files),
+        "p99_ms": p99,
+    }
+
+
+def draw(data: dict[str, Any], path: Path) -> None:
+    """Memory and latency over time, as a small picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=80, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.plot(np.array(data["seconds"]) / 60, data["rss_mb"], lw=1)
+    above.set_ylabel("resident [MB]")
+    for task, rows in data["p99_ms"].items():
+        seconds, values = np.array(rows).T
+        below.plot(seconds / 60, values, lw=1, label=task)
+    below.set(xlabel="minutes", ylabel="p99 [ms]", ylim=(0, None))
+    below.legend(loc="upper right", fontsize=8)
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def soak(minutes: float, drive: Path, out: Path | None) -> tuple[Seen, int, int]:
+    """The node's process through so many minutes: what was seen, loops, its exit code."""
     tasks = load_tasks(None, (), ["segmentation", "revisit", "forecast"])
     environment = {**os.environ}
     environment.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "fastdds.xml"))
@@ -100,6 +142,7 @@ def soak(minutes: float, drive: Path) -> dict[str, Any]:
         recording = open_recording(drive)
         player = Player(node, executor, recording.roles)
         assert player.wait_for_consumers({"image": 1, "points": 1}, 120.0), "the node did not start"
+        assert wait_until_heard(node, executor, ["perception"], 120.0), "no diagnostics"
         process = psutil.Process(node_process.pid)
         start = time.monotonic()
         loops = 0
@@ -109,6 +152,8 @@ def soak(minutes: float, drive: Path) -> dict[str, Any]:
                 if time.monotonic() - start >= minutes * 60:
                     break
             loops += 1
+            if out:
+                (out / "soak_raw.json").write_text(json.dumps(raw(seen)) + "\n")
         end = time.monotonic() + 3.0
         while time.monotonic() < end:
             executor.spin_once(timeout_sec=0.1)
@@ -118,13 +163,18 @@ def soak(minutes: float, drive: Path) -> dict[str, Any]:
         node_process.send_signal(signal.SIGINT)
         code = node_process.wait(20)
         rclpy.try_shutdown()
-    return report(seen, loops, code)
+    return seen, loops, code
 
 
 def report(seen: Seen, loops: int, code: int) -> dict[str, Any]:
     seconds, rss = np.array(seen.seconds), np.array(seen.rss_mb)
     # The first fifth fills caches: vocabulary, map, allocator.
     settled = seconds >= seconds[-1] / 5
+
+    def by_thirds(values: list[int]) -> list[int]:
+        """The most in each third: a pool of threads that sleeps lets some of them go."""
+        return [int(third.max()) for third in np.array_split(np.array(values)[settled], 3)]
+
     slope = float(np.polyfit(seconds[settled], rss[settled], 1)[0]) * 600
     latency = {}
     for task in sorted({name for _, name, _ in seen.p99_ms}):
@@ -141,8 +191,8 @@ def report(seen: Seen, loops: int, code: int) -> dict[str, Any]:
         "results": seen.results,
         "rss_mb": [round(float(rss[settled][0]), 1), round(float(rss[-1]), 1)],
         "rss_slope_mb_per_10_min": round(slope, 2),
-        "threads": [seen.threads[len(seen.threads) // 5], seen.threads[-1]],
-        "files": [seen.files[len(seen.files) // 5], seen.files[-1]],
+        "threads": by_thirds(seen.threads),
+        "files": by_thirds(seen.files),
         "p99_ms_by_thirds": latency,
         "accounting_exact": exact,
         "counts": counts,
@@ -158,7 +208,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         drive = Path(folder) / "drive.mcap"
         write_recording(SimulatorConfig(duration_s=20.0), drive)
-        found = soak(options.minutes, drive)
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)
+        seen, loops, code = soak(options.minutes, drive, options.out)
+    found = report(seen, loops, code)
     print(json.dumps(found))
     document = {
         "area": "soak",
@@ -169,9 +222,11 @@ def main() -> int:
         "measured": found,
     }
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "soak.json").write_text(json.dumps(document, indent=1) + "\n")
-    grown = found["threads"][1] > found["threads"][0] or found["files"][1] > found["files"][0]
+        series = raw(seen)
+        (options.out / "soak_raw.json").write_text(json.dumps(series) + "\n")
+        draw(series, options.out / "soak.png")
+    grown = any(found[k][-1] > found[k][0] for k in ("threads", "files"))
     # Over a short time the noise of the allocator is larger than what is looked for.
     leaks = options.minutes >= 30 and found["rss_slope_mb_per_10_min"] >= 1.0
     return int(grown or leaks or not found["accounting_exact"] or found["exit_code"] != 0)

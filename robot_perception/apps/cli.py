@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from robot_perception.apps import commands_revisit, weights
 from robot_perception.apps.arguments import AsJson, ConfigFile, Recording, Settings, console
 from robot_perception.core.errors import WeightsRejected
+from robot_perception.pipeline.leaving import leave
 from robot_perception.pipeline.perception import TASKS
 
 app = typer.Typer(
@@ -120,6 +120,7 @@ def segment(
         console.print(f"{len(summary['images'])} images by {summary['backend']}: {out}")
     if not summary["images"]:
         raise ValueError(f"{source} gave no image that can be segmented")
+    raise typer.Exit(3 if summary["damage"] else 0)
 
 
 evaluations = typer.Typer(no_args_is_help=True, help="Scores against what then happened.")
@@ -187,12 +188,22 @@ def train_forecast(
         list[int] | None,
         typer.Option(help="also as if the robot were so many times as fast", min=1),
     ] = None,
+    thin: Annotated[
+        list[int] | None, typer.Option(help="also with every so many-th beam alone", min=1)
+    ] = None,
+    scan_dropout: Annotated[
+        float, typer.Option(help="chance that a past scan is missing", min=0, max=0.9)
+    ] = 0.0,
+    pose_noise: Annotated[
+        float, typer.Option(help="error of the ego-motion, m/s (and a tenth of it in rad/s)", min=0)
+    ] = 0.0,
     seed: int = 0,
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
     """Train a forecaster, self-supervised, on recordings of any spinning LiDAR; can be resumed."""
     from robot_perception.apps.train import train_forecast as run
+    from robot_perception.core.forecast.augment import Augmentation
     from robot_perception.core.forecast.training import TrainingConfig
     from robot_perception.pipeline.settings import load_tasks
 
@@ -200,10 +211,11 @@ def train_forecast(
         raise ValueError(f"no network is called {network}")
     chosen = load_tasks(config, settings or (), ["forecast"]).forecast
     assert chosen is not None
+    augmentation = Augmentation((1, *(speedup or ())), (1, *(thin or ())), scan_dropout, pose_noise)
     training = TrainingConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
     best = run(
         recordings or [], validation or [], drives, out, network, chosen, training, stride, start,
-        [1, *(speedup or [])], console,
+        augmentation, console,
     )  # fmt: skip
     console.print(f"written: {out} (epoch {best.epoch})")
 
@@ -265,5 +277,10 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
+def command() -> NoReturn:
+    """The command line as a process of its own."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -137,17 +137,16 @@ def _run_live(recording: Path, out: Path, console: Console) -> dict[str, Any]:
         environment.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(profile))
     command = [sys.executable, "-m", "robot_perception.ros.live", str(recording), "--out", str(out)]
     with console.status("the same through live ROS 2 nodes, one process each"):
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            timeout=_LIVE_TIMEOUT_S,
-            check=False,
-            text=True,
-        )
-    if done.returncode != 0:
-        raise RuntimeError(f"the live replay ended with {done.returncode}")
-    summary: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        live = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            printed, _ = live.communicate(timeout=_LIVE_TIMEOUT_S)
+        finally:
+            # Not SIGKILL: it has nodes to end itself.
+            live.terminate()
+            live.wait()
+    if live.returncode != 0:
+        raise RuntimeError(f"the live replay ended with {live.returncode}")
+    summary: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
     return summary
 
 

@@ -45,7 +45,7 @@ _MODULES = (
     ("rclpy", False),
     ("sensor_msgs", False),
     ("vision_msgs", False),
-    ("tf2_ros", False),
+    ("tf2_msgs", False),
     ("launch_ros", False),
 )
 

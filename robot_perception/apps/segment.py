@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from robot_perception.core.segmentation.segmenter import Segmenter
 from robot_perception.core.types import ImageFrame, Segmentation
 from robot_perception.pipeline.draw import overlay
 from robot_perception.pipeline.perception import Tasks
-from robot_perception.pipeline.sources import open_recording
+from robot_perception.pipeline.sources import Recording, open_recording
 from robot_perception.pipeline.sources.loaders import load_image
 
 
@@ -27,16 +28,13 @@ def segment(path: Path, tasks: Tasks, out: Path, console: Console) -> dict[str, 
     assert tasks.segmentation is not None
     segmenter = Segmenter(tasks.segmentation)
     out.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
-        frames = iter([load_image(path, 0, "camera")])
-    else:
-        items = open_recording(path).frames()
-        frames = (item.frame for item in items if isinstance(item.frame, ImageFrame))
+    is_image = path.suffix.lower() in (".png", ".jpg", ".jpeg")
+    recording = None if is_image else open_recording(path)
     images: list[dict[str, Any]] = []
     rejected: list[str] = []
     with Progress(console=console) as progress:
         task = progress.add_task("segment", total=None)
-        for frame in frames:
+        for frame in _frames(path, recording, rejected):
             try:
                 result = segmenter.step(frame)
             except InputRejected as error:
@@ -45,9 +43,28 @@ def segment(path: Path, tasks: Tasks, out: Path, console: Console) -> dict[str, 
             _write(out, len(images), frame, result)
             images.append(_row(result))
             progress.advance(task)
-    summary = {"backend": segmenter.backend, "images": images, "rejected": rejected}
+    summary = {
+        "backend": segmenter.backend,
+        "images": images,
+        "rejected": rejected,
+        "damage": list(recording.damage) if recording else [],
+    }
     (out / "segments.json").write_text(json.dumps(summary, indent=1))
     return summary
+
+
+def _frames(path: Path, recording: Recording | None, rejected: list[str]) -> Iterator[ImageFrame]:
+    """The one image or those of the recording; what cannot be read goes to `rejected`."""
+    if recording is None:
+        yield load_image(path, 0, "camera")
+        return
+    if "image" not in recording.roles:
+        return
+    for item in recording.frames({"image": recording.roles["image"]}):
+        if isinstance(item.frame, ImageFrame):
+            yield item.frame
+        else:
+            rejected.append(item.rejected or "no image")
 
 
 def _write(out: Path, number: int, frame: ImageFrame, result: Segmentation) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, replace
-from itertools import chain
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.forecast import ranks
 from robot_perception.core.forecast.atppnet_training import train_atppnet
+from robot_perception.core.forecast.augment import Augmentation, faster, thinned
 from robot_perception.core.forecast.dataset import samples
 from robot_perception.core.forecast.training import Epoch, TrainingConfig, train
 from robot_perception.core.types import Odometry, Scan
@@ -42,13 +43,13 @@ def train_forecast(
     training: TrainingConfig,
     stride: int,
     start: Path | None,
-    speedups: list[int],
+    augmentation: Augmentation,
     console: Console,
 ) -> Epoch:
     """Train and write `out`, with its `.json` (data, settings, curve) and `.png` beside it.
 
-    `speedups`: 2 takes every second scan of a recording as well, as if the robot were twice as
-    fast. With the package `tensorboard` there are curves for that too, in `out`.tensorboard.
+    `augmentation` is of the recordings; simulated drives differ in themselves. With the package
+    `tensorboard` there are curves for that too, in `out`.tensorboard.
     """
     cache = out.with_name(out.name + ".samples")
     cache.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ def train_forecast(
         console.quiet = True
     with ranks.first_alone():
         fit, check = _samples(
-            recordings, validation, drives, cache, forecast, stride, speedups, console
+            recordings, validation, drives, cache, forecast, stride, augmentation, console
         )
     epochs: list[Epoch] = []
     writer: Any = None if ranks.rank() else _tensorboard(out.with_name(out.name + ".tensorboard"))
@@ -92,6 +93,7 @@ def train_forecast(
         "recordings": [str(p) for p in recordings],
         "validation": [str(p) for p in validation],
         "simulated_drives": drives,
+        "augmentation": asdict(augmentation),
         "samples": len(fit),
         "validation_samples": len(check),
         "training": asdict(training),
@@ -111,7 +113,7 @@ def _samples(
     cache: Path,
     forecast: ForecastConfig,
     stride: int,
-    speedups: list[int],
+    augmentation: Augmentation,
     console: Console,
 ) -> tuple[list[Path], list[Path]]:
     """Files to train on, and files to validate on."""
@@ -119,14 +121,15 @@ def _samples(
     check: list[Path] = []
     for path in recordings:
         made = []
-        for speedup in speedups:
-            made += _of_recording(path, cache, forecast, stride, speedup, console)
+        for speedup, thinning in product(augmentation.speedups, augmentation.thinnings):
+            some = replace(augmentation, speedups=(speedup,), thinnings=(thinning,))
+            made += _of_recording(path, cache, forecast, stride, some, console)
         # The last part of a recording, with a gap: neighbours in time are nearly the same.
         held = 0 if validation else max(1, round(_HELD_OUT * len(made)))
         fit += made[: max(1, len(made) - 2 * held)] if held else made
         check += made[len(made) - held :]
     for path in validation:
-        check += _of_recording(path, cache, forecast, stride, 1, console)
+        check += _of_recording(path, cache, forecast, stride, Augmentation(), console)
     fit += _of_drives(range(drives), cache, forecast, console)
     if drives:
         seeds = range(_FIRST_VALIDATION_SEED, _FIRST_VALIDATION_SEED + max(1, drives // 10))
@@ -144,27 +147,27 @@ def _tensorboard(folder: Path) -> Any:
 
 
 def _of_recording(
-    path: Path, cache: Path, config: ForecastConfig, stride: int, speedup: int, console: Console
+    path: Path,
+    cache: Path,
+    config: ForecastConfig,
+    stride: int,
+    augmentation: Augmentation,
+    console: Console,
 ) -> list[Path]:
+    """Samples of a recording at one speed and with one share of its beams."""
     recording = open_recording(path)
     if "points" not in recording.roles:
         raise InputRejected(f"{path} has no point clouds")
-
-    def frames() -> Iterator[Scan | Odometry]:
-        taken: list[int] = []
-        for item in recording.frames():
-            frame = item.frame
-            if isinstance(frame, Scan | Odometry) and speedup == 1:
-                yield frame
-            elif isinstance(frame, Scan):
-                # Without odometry, whose stamps would no longer fit.
-                taken.append(frame.stamp_ns)
-                if len(taken) % speedup == 0:
-                    passed = (frame.stamp_ns - taken[0]) // speedup
-                    yield replace(frame, stamp_ns=taken[0] + passed)
-
-    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    return _sampled(frames(), cache, f"{path.name}_{key}_x{speedup}", config, stride, console)
+    (speedup,), (thinning,) = augmentation.speedups, augmentation.thinnings
+    read = (item.frame for item in recording.frames())
+    frames = faster((f for f in read if isinstance(f, Scan | Odometry)), speedup)
+    fitting = config
+    if thinning > 1:
+        frames = thinned(frames, thinning, config)
+        fitting = replace(config, beams=config.beams // thinning, elevations_rad=())
+    settings = (str(path.resolve()), asdict(config), stride, asdict(augmentation))
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+    return _sampled(frames, cache, f"{path.name}_{key}", fitting, stride, console, augmentation)
 
 
 def _of_drives(seeds: range, cache: Path, config: ForecastConfig, console: Console) -> list[Path]:
@@ -178,19 +181,20 @@ def _of_drives(seeds: range, cache: Path, config: ForecastConfig, console: Conso
 
 
 def _sampled(
-    frames: Iterator[Scan] | Iterator[Scan | Odometry],
+    frames: Iterable[Scan | Odometry],
     cache: Path,
     name: str,
     config: ForecastConfig,
     stride: int,
     console: Console,
+    augmentation: Augmentation | None = None,
 ) -> list[Path]:
     """Sample files of one source; made once, and again only if that was interrupted."""
     done = cache / f"{name}.done"
     if not done.exists():
         with Progress(console=console) as progress:
             task = progress.add_task(f"samples of {name}", total=None)
-            made = samples(chain(frames), config, stride, np.random.default_rng(0))
+            made = samples(frames, config, stride, np.random.default_rng(0), augmentation)
             for i, sample in enumerate(made):
                 sample.save(cache / f"{name}_{i:05d}.npz")
                 progress.advance(task)

@@ -137,7 +137,7 @@ class ForecastConfig:
     """See the next half second."""
 
     method: str = param(
-        "ego_warp",
+        "ours",
         "what predicts: constant-velocity ego-warp, the same with moving things, the network that "
         "chooses among what these propose, or ATPPNet",
         choices=("ego_warp", "scene_flow", "ours", "atppnet"),
@@ -146,6 +146,11 @@ class ForecastConfig:
         "", "path or registered name of the network's weights; empty: those in the package (ours)"
     )
     device: str = device_param()
+    precision: str = param(
+        "auto",
+        "number format of the network; auto: bfloat16 where the hardware computes in it",
+        choices=("auto", "float32", "bfloat16"),
+    )
     horizons: int = param(5, "number of future scans", low=1, high=50)
     period_s: float = param(0.1, "time between the predicted scans", unit="s", low=0.01, high=1.0)
     past: int = param(5, "scans the network looks back on", low=1, high=50)
@@ -158,7 +163,7 @@ class ForecastConfig:
     max_range_m: float = param(85.0, "farthest range used", unit="m", low=1.0)
     ego_motion: str = param(
         "auto",
-        "auto: odom where it comes, else from the clouds",
+        "auto: odom or tf where it comes, else from the clouds",
         choices=("auto", "odom", "clouds"),
     )
     motion_model: str = param(
@@ -186,6 +191,7 @@ class RunConfig:
     odom_wait_s: float = param(
         0.1, "longest wait for a frame's odometry, where it is published", unit="s", low=0.0
     )
+    odom_frame: str = param("odom", "the fixed frame in which tf has the robot's way")
     labels_wait_s: float = param(
         0.0,
         "longest wait for segmentation labels at an image's stamp (revisit); 0: takes no labels",

@@ -7,18 +7,17 @@ image is (H, W) float32 metres; 0 means no return.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
 
 from robot_perception.core.errors import InputRejected
-from robot_perception.core.types import F32, F64, U16
+from robot_perception.core.projection import draw_nearest, find_pixels
+from robot_perception.core.types import F32, F64, I32, U16
 
 _HERE: F64 = np.eye(4)
 _TABLE = 2048
@@ -60,9 +59,11 @@ class SensorModel:
     @cached_property
     def slopes(self) -> tuple[F32, NDArray[np.int32]]:
         """Tangents (H + 1,) of the boundaries, and a table (K,) from equal steps of slope between
-        them to the first boundary not below: finds a row without an arctangent."""
+        them to the first boundary not below: finds a row without an arctangent. The steps are so
+        small that at most one boundary lies in each."""
         slopes = np.tan(self.boundaries).astype(np.float32)
-        steps = np.linspace(slopes[0], slopes[-1], _TABLE, endpoint=False)
+        count = int((slopes[-1] - slopes[0]) / np.diff(slopes).min()) + 2
+        steps = np.linspace(slopes[0], slopes[-1], max(_TABLE, count), endpoint=False)
         return slopes, np.searchsorted(slopes, steps).astype(np.int32)
 
     @cached_property
@@ -85,81 +86,23 @@ def project(xyz: F32, model: SensorModel) -> tuple[F32, NDArray[np.int32]]:
     return image, index.reshape(image.shape)
 
 
-def look_from(
-    xyz: F32, pose: F64, model: SensorModel
-) -> tuple[F32, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Points (N, 3) from a sensor at `pose` (4, 4): range image (H, W), which points are behind
-    another in their pixel by more than 1 m and 10 %, and which fall into the image at all.
-    """
-    image, ranges, pixels = look(xyz, np.asarray(np.linalg.inv(pose), np.float64), model)
-    return image, is_behind(ranges, image.ravel()[pixels]), pixels >= 0
-
-
 def is_behind(ranges: F32, nearest: F32) -> NDArray[np.bool_]:
     """Which ranges (N,) are behind the nearest (N,) of their pixels by more than 1 m and 10 %."""
     return np.asarray(ranges - nearest > np.maximum(BEHIND_M, BEHIND_SHARE * nearest))
 
 
-def look(xyz: F32, matrix: F64, model: SensorModel) -> tuple[F32, F32, NDArray[np.int32]]:
+def look(
+    xyz: F32, matrix: F64, model: SensorModel, out: tuple[F32, I32] | None = None
+) -> tuple[F32, F32, I32]:
     """Range image (H, W) of points (N, 3) after moving them by `matrix` (4, 4); the range (N,) and
-    the pixel (N,), row by row, of each; -1 outside of the image."""
+    the pixel (N,), row by row, of each; -1 outside of the image. `out`: arrays for the last two."""
     image = np.zeros((model.rows, model.columns), np.float32)
-    ranges = np.empty(len(xyz), np.float32)
-    pixels = np.empty(len(xyz), np.int32)
-    limits = (model.min_range_m, model.max_range_m)
-    _project(xyz, matrix.astype(np.float32), *model.slopes, limits, image, ranges, pixels)
+    count = len(xyz)
+    ranges, pixels = out or (np.empty(count, np.float32), np.empty(count, np.int32))
+    limits = (np.float32(model.min_range_m), np.float32(model.max_range_m))
+    find_pixels(xyz, matrix.astype(np.float32), *model.slopes, limits, image.shape, ranges, pixels)
+    draw_nearest(ranges, pixels, image.reshape(-1))
     return image, ranges, pixels
-
-
-@numba.njit(cache=True, nogil=True)
-def row_of(z: np.float32, flat2: np.float32, slopes: F32, table: NDArray[np.int32]) -> int:
-    """The row of a point `z` above the sensor at a squared horizontal distance; -1 outside."""
-    if flat2 <= 0:
-        return -1
-    slope = z / np.float32(math.sqrt(flat2))
-    last = len(slopes) - 1
-    if not slopes[0] < slope <= slopes[last]:
-        return -1
-    step = int((slope - slopes[0]) / (slopes[last] - slopes[0]) * len(table))
-    # One step back: rounding may have made it one too far.
-    above = table[max(0, min(step, len(table) - 1) - 1)]
-    while slopes[above] < slope:
-        above += 1
-    return int(last - above)
-
-
-@numba.njit(cache=True, nogil=True)
-def _project(
-    xyz: F32,
-    matrix: F32,
-    slopes: F32,
-    table: NDArray[np.int32],
-    limits: tuple[float, float],
-    image: F32,
-    ranges: F32,
-    pixels: NDArray[np.int32],
-) -> None:
-    # A loop: the same in NumPy takes four times as long, most of it for temporaries.
-    columns = image.shape[1]
-    scale = np.float32(columns / (2 * np.pi))
-    for i in range(len(xyz)):
-        px, py, pz = xyz[i, 0], xyz[i, 1], xyz[i, 2]
-        x = matrix[0, 0] * px + matrix[0, 1] * py + matrix[0, 2] * pz + matrix[0, 3]
-        y = matrix[1, 0] * px + matrix[1, 1] * py + matrix[1, 2] * pz + matrix[1, 3]
-        z = matrix[2, 0] * px + matrix[2, 1] * py + matrix[2, 2] * pz + matrix[2, 3]
-        flat2 = x * x + y * y
-        reach = np.float32(math.sqrt(flat2 + z * z))
-        ranges[i] = reach
-        pixels[i] = -1
-        if not (limits[0] <= reach <= limits[1]):
-            continue
-        row = row_of(z, flat2, slopes, table)
-        if row < 0:
-            continue
-        column = min(int((np.float32(np.pi) - math.atan2(y, x)) * scale), columns - 1)
-        pixels[i] = row * columns + column
-        if image[row, column] == 0 or reach < image[row, column]:
-            image[row, column] = reach
 
 
 def unproject(ranges: F32, model: SensorModel) -> F32:

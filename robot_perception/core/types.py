@@ -71,6 +71,18 @@ class Odometry:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Transforms:
+    """Poses of frames in their parents, as tf tells them; `static` ones hold at all times.
+
+    `stamp_ns` is that of the latest.
+    """
+
+    stamp_ns: int
+    poses: tuple[Odometry, ...]
+    static: bool = False
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Segment:
     """A row of the segment table. `box` is x0, y0, x1, y1 in pixels, the far edge excluded."""
 
@@ -159,5 +171,5 @@ class Forecast:
     moving: tuple[NDArray[np.bool_], ...] | None = None
 
 
-Frame: TypeAlias = ImageFrame | Scan | CameraInfo | Odometry
+Frame: TypeAlias = ImageFrame | Scan | CameraInfo | Odometry | Transforms
 Result: TypeAlias = Segmentation | Revisit | Forecast

@@ -15,7 +15,7 @@ from robot_perception.core.types import Forecast, Odometry
 RESTART_NS = 500_000_000
 _KEPT = 1000
 # Odometry of at least 10 Hz has a pose this near to any stamp.
-_TOLERANCE_NS = 100_000_000
+TOLERANCE_NS = 100_000_000
 
 
 class OdometryBuffer:
@@ -40,7 +40,7 @@ class OdometryBuffer:
             if not self._poses:
                 return None
             best = min(self._poses, key=lambda pose: abs(pose.stamp_ns - stamp_ns))
-        return best if abs(best.stamp_ns - stamp_ns) <= _TOLERANCE_NS else None
+        return best if abs(best.stamp_ns - stamp_ns) <= TOLERANCE_NS else None
 
     def wait_for(self, stamp_ns: int, timeout_s: float) -> bool:
         """True once a pose at or after `stamp_ns` has come."""

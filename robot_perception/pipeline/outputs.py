@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from robot_perception.core.config import ForecastConfig
@@ -20,7 +21,7 @@ from robot_perception.pipeline.perception import FORECAST, REVISIT, SEGMENTATION
 from robot_perception.wire import (
     MessageFactory,
     encode_array_image,
-    encode_cloud,
+    encode_clouds,
     encode_rgb,
     header,
 )
@@ -122,17 +123,16 @@ def _forecast(result: Forecast) -> dict[str, Builder]:
 
     def cloud(indices: range) -> Builder:
         def build(make: MessageFactory) -> Any:
-            xyz = np.concatenate([result.clouds[i] for i in indices])
-            horizon = np.concatenate(
-                [np.full(len(result.clouds[i]), result.horizons_s[i], np.float32) for i in indices]
-            )
-            probability = np.concatenate([result.probabilities[i] for i in indices])
-            extra = {"horizon": horizon, "probability": probability}
-            if result.moving is not None:
-                extra["moving"] = np.concatenate([result.moving[i] for i in indices]).astype(
-                    np.float32
-                )
-            return encode_cloud(make, stamp, frame_id, xyz, extra)
+            parts = []
+            for i in indices:
+                extra: dict[str, NDArray[Any]] = {
+                    "horizon": np.asarray(result.horizons_s[i], np.float32),
+                    "probability": result.probabilities[i],
+                }
+                if result.moving is not None:
+                    extra["moving"] = result.moving[i].astype(np.float32)
+                parts.append((result.clouds[i], extra))
+            return encode_clouds(make, stamp, frame_id, parts)
 
         return build
 

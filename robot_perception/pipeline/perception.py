@@ -33,10 +33,12 @@ from robot_perception.core.types import (
     Revisit,
     Scan,
     Segmentation,
+    Transforms,
 )
 from robot_perception.pipeline.devices import DeviceGuard
 from robot_perception.pipeline.health import Stopwatch
-from robot_perception.pipeline.odometry import RESTART_NS, OdometryBuffer, in_odometry_frame
+from robot_perception.pipeline.odometry import RESTART_NS, in_odometry_frame
+from robot_perception.pipeline.sensor_poses import SensorPoses
 
 SEGMENTATION, REVISIT, FORECAST = "segmentation", "revisit", "forecast"
 TASKS = (SEGMENTATION, REVISIT, FORECAST)
@@ -59,7 +61,8 @@ class Pipeline:
 
     Images, scans and the small messages may each be stepped from a thread of their own.
     `torch_threads` is set for the whole process; 0 is half of the cores. `on_device_fault`: "drop"
-    or "cpu", see DeviceGuard. Raises WeightsRejected or ValueError when a stage cannot be set up.
+    or "cpu", see DeviceGuard. `odom_frame`: where tf has the
+    robot's way. Raises WeightsRejected or ValueError when a stage cannot be set up.
     """
 
     def __init__(
@@ -68,12 +71,13 @@ class Pipeline:
         clear_map_on_restart: bool = True,
         torch_threads: int = 0,
         on_device_fault: str = "drop",
+        odom_frame: str = "odom",
     ) -> None:
         # Threads that wait for a core that another process has make a forward ten times as slow.
         torch.set_num_threads(torch_threads or max(1, (os.cpu_count() or 2) // 2))
         self.stopwatch = Stopwatch()
         self.guard = DeviceGuard(on_device_fault)
-        self.odometry = OdometryBuffer()
+        self.poses = SensorPoses(odom_frame)
         self.camera: CameraInfo | None = None
         self.last_image: ImageFrame | None = None
         self._clear_map_on_restart = clear_map_on_restart
@@ -101,7 +105,10 @@ class Pipeline:
         would otherwise have holes. Raises InputRejected when the frame cannot be used.
         """
         if isinstance(frame, Odometry):
-            self.odometry.add(frame)
+            self.poses.odometry.add(frame)
+            return []
+        if isinstance(frame, Transforms):
+            self.poses.transforms.add(frame)
             return []
         if isinstance(frame, CameraInfo):
             self.camera = frame
@@ -128,6 +135,8 @@ class Pipeline:
         if self.segmenter:
             self.segmenter.step(ImageFrame(0, "", np.zeros((240, 320, 3), np.uint8)))
             self.segmenter.reset()
+        if self.forecaster:
+            self.forecaster.warm_up()
 
     def describe(self) -> dict[str, object]:
         """What runs: the name of each stage's backend."""
@@ -187,13 +196,13 @@ class Pipeline:
         if self.forecaster is None or self.tasks.forecast is None:
             return []
         with self.stopwatch.time(FORECAST):
-            odometry = self.odometry.at(scan.stamp_ns)
+            odometry = self.poses.of(scan)
             forecast = self._forecast(scan, odometry)
             if forecast is None:
                 return []
             if self.tasks.forecast.forecast_frame == "odom":
-                if odometry is None:
-                    raise InputRejected("no odometry to express the forecast in")
+                if odometry is None or odometry.child_frame_id != scan.frame_id:
+                    raise InputRejected(f"no odometry or tf of {scan.frame_id!r} for the forecast")
                 forecast = in_odometry_frame(forecast, odometry)
         return [forecast]
 
@@ -213,7 +222,7 @@ class Pipeline:
         return self.guard.run(SEGMENTATION, step, to_cpu, smaller_batch)
 
     def _recognise(self, frame: ImageFrame, labels: U16 | None) -> Revisit | None:
-        odometry = self.odometry.at(frame.stamp_ns)
+        odometry = self.poses.of(frame)
 
         def step() -> Revisit | None:
             assert self.detector

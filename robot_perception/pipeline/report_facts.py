@@ -32,6 +32,12 @@ def notes(backends: Mapping[str, object]) -> list[str]:
             "expected at constant velocity. It learns nothing and takes the world to stand still, "
             "so other traffic is predicted to stay where it was."
         )
+    if "ours" in name.get("forecast", ""):
+        found.append(
+            "The forecast network chooses among measured points. Unless given other weights, it has "
+            "learnt from simulated drives alone; it scores itself as the scans arrive and leaves "
+            "the answer to geometry where that has been better."
+        )
     found += [
         f"The {task} backend calls itself untrained ({backend}): its results mean nothing yet."
         for task, backend in name.items()

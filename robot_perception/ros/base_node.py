@@ -11,9 +11,6 @@ from rclpy.clock import Clock, JumpThreshold
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
@@ -23,8 +20,8 @@ from robot_perception.core.config import (
     RunConfig,
     SegmentationConfig,
 )
-from robot_perception.core.types import U16, ImageFrame, Result, Scan
-from robot_perception.pipeline import outputs
+from robot_perception.core.types import U16, Frame, ImageFrame, Scan
+from robot_perception.pipeline import memory, outputs
 from robot_perception.pipeline.perception import (
     FORECAST,
     REVISIT,
@@ -32,17 +29,18 @@ from robot_perception.pipeline.perception import (
     Pipeline,
     Tasks,
 )
-from robot_perception.ros import diagnostics, map_services, parameters, prompts
+from robot_perception.ros import diagnostics, map_services, parameters, prompts, transforms
 from robot_perception.ros.labels import LabelsBuffer
-from robot_perception.ros.messages import is_available, message_class, rclpy_factory
+from robot_perception.ros.publishers import Publishers
 from robot_perception.ros.stream import Stream
 from robot_perception.ros.worker import Received, Skipped, now
 from robot_perception.wire import decode, decode_labels
 
 _CONFIGS = {SEGMENTATION: SegmentationConfig, REVISIT: RevisitConfig, FORECAST: ForecastConfig}
-_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 IMAGE, POINTS, CAMERA_INFO, ODOM = "image", "points", "camera_info", "odom"
+# How often unused memory goes back to the system.
+_GIVE_BACK_S = 30.0
 # How long a step that is on its way may take to end.
 _END_S = 1.2
 _IMAGE_TYPE = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
@@ -66,7 +64,7 @@ class PerceptionNode(LifecycleNode):
         self._run = RunConfig()
         self._pipeline: Pipeline | None = None
         self._active = False
-        self._publishers_made: dict[tuple[str, str], Publisher[Any]] = {}
+        self._outputs: Publishers | None = None
         self._streams: dict[str, Stream] = {}
         self._labels = LabelsBuffer()
         self._image_lock = threading.Lock()
@@ -139,18 +137,16 @@ class PerceptionNode(LifecycleNode):
         # A loop of simulated time replays the same drive; a real clock set back does not.
         sim_time = bool(self.get_parameter("use_sim_time").value)
         self._pipeline = Pipeline(
-            Tasks(**configs), sim_time, self._run.torch_threads, self._run.on_device_fault
+            Tasks(**configs),
+            sim_time,
+            self._run.torch_threads,
+            self._run.on_device_fault,
+            self._run.odom_frame,
         )
         self._faults: dict[str, int] = {}
+        self._gave_back = now()
         self._pipeline.warm_up()
-        for task, topics in outputs.topics(self._pipeline.tasks).items():
-            for topic in (t for t in topics if is_available(t.type) or not t.optional):
-                self._publishers_made[task, topic.name] = self.create_publisher(
-                    message_class(topic.type),
-                    self._topic(task, topic.name),
-                    _LATCHED if topic.latched else 5,
-                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-                )
+        self._outputs = Publishers(self, self._pipeline.tasks, self._topic)
         self._processed = self.create_publisher(Header, "~/processed", 50)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._timer = self.create_timer(
@@ -169,12 +165,12 @@ class PerceptionNode(LifecycleNode):
         if FORECAST in tasks:
             self._add_stream(POINTS, "sensor_msgs/msg/PointCloud2", threaded=True)
         if SEGMENTATION in tasks:
-            transforms = prompts.Transforms(self)
             for topic in (prompts.PROMPT_POINT, prompts.CLICKED_POINT):
-                handle = partial(self._take_prompt, transforms, topic == prompts.PROMPT_POINT)
+                handle = partial(self._take_prompt, topic == prompts.PROMPT_POINT)
                 self._streams[topic] = Stream(self, topic, prompts.TYPE, handle, 1, threaded=False)
         if tasks & {REVISIT, FORECAST}:
             self._add_stream(ODOM, "nav_msgs/msg/Odometry", threaded=False)
+        self._streams |= transforms.streams(self, self._step_small)
         if REVISIT in tasks and SEGMENTATION not in tasks and self._run.labels_wait_s > 0:
             self._streams["labels"] = Stream(
                 self, "labels", "sensor_msgs/msg/Image", self._take_labels, 1, threaded=False
@@ -198,9 +194,9 @@ class PerceptionNode(LifecycleNode):
         return all(ended)
 
     def _release(self) -> None:
-        for publisher in self._publishers_made.values():
-            self.destroy_publisher(publisher)
-        self._publishers_made.clear()
+        if self._outputs is not None:
+            self._outputs.destroy()
+            self._outputs = None
         for name, destroy in (
             ("_processed", self.destroy_publisher),
             ("_diagnostics", self.destroy_publisher),
@@ -244,24 +240,13 @@ class PerceptionNode(LifecycleNode):
         for result in results:
             task = outputs.task_of(result)
             with pipeline.stopwatch.time(f"publish {task}"):
-                self._publish(task, result, frame)
+                if self._outputs is not None:
+                    self._outputs.publish(result, frame)
             pipeline.stopwatch.add(f"receipt to {task}", (now() - received.at) * 1e3)
-
-    def _publish(self, task: str, result: Result, frame: ImageFrame | Scan) -> None:
-        for topic, build in outputs.messages(result, frame).items():
-            publisher = self._publishers_made.get((task, topic))
-            if publisher is None:
-                continue
-            # A latched topic is for those who come later: it is always kept up to date.
-            latched = publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
-            if latched or publisher.get_subscription_count():
-                publisher.publish(build(rclpy_factory))
 
     def _wanted(self, role: str) -> set[str]:
         """The tasks on this input that somebody listens to; revisit builds its map regardless."""
-        listened = {
-            task for (task, _), p in self._publishers_made.items() if p.get_subscription_count()
-        }
+        listened = self._outputs.listened() if self._outputs is not None else set()
         of_role = {FORECAST} if role == POINTS else {SEGMENTATION, REVISIT}
         return (listened | {REVISIT}) & of_role & set(self._task_names)
 
@@ -270,20 +255,28 @@ class PerceptionNode(LifecycleNode):
         odometry = self._streams.get(ODOM)
         if odometry is not None and odometry.has_publisher:
             with pipeline.stopwatch.time("wait for odom"):
-                pipeline.odometry.wait_for(frame.stamp_ns, self._run.odom_wait_s)
+                pipeline.poses.odometry.wait_for(frame.stamp_ns, self._run.odom_wait_s)
+        tf = self._streams.get(transforms.TF)
+        if tf is not None and tf.has_publisher:
+            with pipeline.stopwatch.time("wait for tf"):
+                pipeline.poses.wait_for_transform(frame, self._run.odom_wait_s)
         if not isinstance(frame, ImageFrame) or "labels" not in self._streams:
             return None
         with pipeline.stopwatch.time("wait for labels"):
             return self._labels.wait_for(frame.stamp_ns, self._run.labels_wait_s)
 
-    def _take_prompt(
-        self, transforms: prompts.Transforms, is_pixel: bool, received: Received
-    ) -> None:
-        publisher = self._publishers_made[SEGMENTATION, "prompt_mask"]
-        if self._pipeline is None or not publisher.get_subscription_count():
+    def _step_small(self, frame: Frame) -> None:
+        if self._pipeline is not None:
+            self._pipeline.step(frame)
+
+    def _take_prompt(self, is_pixel: bool, received: Received) -> None:
+        if self._pipeline is None or self._outputs is None:
+            raise Skipped("stopped")
+        publisher = self._outputs.of(SEGMENTATION, "prompt_mask")
+        if not publisher.get_subscription_count():
             raise Skipped("no subscriber")
         publisher.publish(
-            prompts.answer(self._pipeline, transforms, received.message, self._image_lock, is_pixel)
+            prompts.answer(self._pipeline, received.message, self._image_lock, is_pixel)
         )
 
     def _take_labels(self, received: Received) -> None:
@@ -310,6 +303,9 @@ class PerceptionNode(LifecycleNode):
         found = [status for status in statuses if status is not None]
         stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics.array(stamp, [*found, latency, device]))
+        if now() - self._gave_back >= _GIVE_BACK_S:
+            self._gave_back = now()
+            memory.give_back()
 
     def _serve_map(
         self, name: str, request: Trigger.Request, response: Trigger.Response

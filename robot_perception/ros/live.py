@@ -33,7 +33,7 @@ from robot_perception.pipeline.perception import TASKS, Tasks
 from robot_perception.pipeline.sinks import McapSink
 from robot_perception.pipeline.sources import open_recording
 from robot_perception.ros.messages import message_class
-from robot_perception.ros.player import Player
+from robot_perception.ros.player import Player, wait_until_heard
 
 _ROLES = {"segmentation": "image", "revisit": "image", "forecast": "points"}
 # No frame may be given up in a run that is compared with the offline pipeline.
@@ -139,7 +139,9 @@ def run(
             player = Player(node, executor, source.roles)
             if not player.wait_for_consumers(consumers, startup_s):
                 raise TimeoutError(f"the nodes did not start within {startup_s:.0f} s")
-            _settle(executor, recorder, 1.0)
+            names = ("perception",) if composed else TASKS
+            if not wait_until_heard(node, executor, names, startup_s):
+                raise TimeoutError(f"no diagnostics of all nodes within {startup_s:.0f} s")
             start = time.monotonic()
             recorder.sent_at = player.sent_at
             for _ in player.play(source, rate):
@@ -177,7 +179,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rate", type=float, default=0.0, help="times real time; 0: lock-step")
     parser.add_argument("--composed", action="store_true", help="all nodes in one process")
-    parser.add_argument("--startup-s", type=float, default=90.0)
+    parser.add_argument("--startup-s", type=float, default=240.0)
     options = parser.parse_args()
     summary = run(options.recording, options.out, options.rate, options.composed, options.startup_s)
     print(json.dumps(summary))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Header
 
 from robot_perception.core.types import Frame, ImageFrame, Scan
 from robot_perception.pipeline.sources import Recording
-from robot_perception.ros.messages import message_class, rclpy_factory
+from robot_perception.ros.messages import is_available, message_class, rclpy_factory
 from robot_perception.wire import encode_frame, split_stamp
 
 _TYPES = {
@@ -23,8 +24,33 @@ _TYPES = {
     "points": "sensor_msgs/msg/PointCloud2",
     "camera_info": "sensor_msgs/msg/CameraInfo",
     "odom": "nav_msgs/msg/Odometry",
+    "tf": "tf2_msgs/msg/TFMessage",
+    "tf_static": "tf2_msgs/msg/TFMessage",
 }
+# Not in the node's namespace, wherever it is.
+_ABSOLUTE = ("tf", "tf_static")
+_LATCHED = "tf_static"
 _CLOCK_PERIOD_S = 0.01
+
+
+def wait_until_heard(
+    node: Node, executor: SingleThreadedExecutor, names: Collection[str], timeout_s: float
+) -> bool:
+    """True once the active nodes `names` know of every subscription that `node` has made so far.
+
+    Subscriptions are announced in order: who publishes to the last one knows those before it.
+    """
+    missing = set(names)
+
+    def take(message: DiagnosticArray) -> None:
+        missing.difference_update(status.name.partition(":")[0] for status in message.status)
+
+    subscription = node.create_subscription(DiagnosticArray, "/diagnostics", take, 50)
+    end = time.monotonic() + timeout_s
+    while missing and time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.05)
+    node.destroy_subscription(subscription)
+    return not missing
 
 
 @dataclass(frozen=True)
@@ -37,7 +63,8 @@ class Played:
 
 
 class Player:
-    """Publishes on `image`, `points`, `camera_info`, `odom` (relative to the node) and `/clock`.
+    """Publishes on `image`, `points`, `camera_info`, `odom` (relative to the node), `/clock` and,
+    where tf2_msgs is installed, `/tf` and `/tf_static`.
 
     `sent_at` holds the monotonic second at which each image and scan (role, stamp) went out.
     """
@@ -50,8 +77,15 @@ class Player:
         self._executor = executor
         # Reliable publishers reach best-effort subscribers too.
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._publishers = {
-            role: node.create_publisher(message_class(_TYPES[role]), role, qos) for role in roles
+            role: node.create_publisher(
+                message_class(_TYPES[role]),
+                f"/{role}" if role in _ABSOLUTE else role,
+                latched if role == _LATCHED else qos,
+            )
+            for role in roles
+            if is_available(_TYPES[role])
         }
         self._clock = node.create_publisher(Clock, "/clock", 10)
         self._acknowledged: dict[str, set[int]] = {}
@@ -93,6 +127,8 @@ class Player:
         for item in recording.frames():
             if item.frame is None:
                 rejected += 1
+                continue
+            if item.topic not in self._publishers:
                 continue
             stamp = item.frame.stamp_ns
             if start_stamp is None:

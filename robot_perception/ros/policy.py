@@ -18,6 +18,7 @@ from rclpy.parameter import Parameter
 
 from robot_perception.pipeline.perception import FORECAST, REVISIT, SEGMENTATION, TASKS
 from robot_perception.ros.base_node import PerceptionNode
+from robot_perception.ros.transforms import TF, TF_STATIC
 
 NODES: dict[str, tuple[str, ...]] = {
     SEGMENTATION: (SEGMENTATION,),
@@ -52,7 +53,10 @@ def rights(name: str) -> Rights:
             node.get_service_names_and_types_by_node(name, "/"),
             node.get_client_names_and_types_by_node(name, "/"),
         )
-        return Rights(*(tuple(sorted({n for n, _ in names})) for names in found))
+        publishes, subscribes, serves, calls = ({n for n, _ in names} for names in found)
+        # Where tf2_msgs is installed; the policy is the same everywhere.
+        subscribes |= {TF, TF_STATIC}
+        return Rights(*(tuple(sorted(n)) for n in (publishes, subscribes, serves, calls)))
     finally:
         node.stop()
         node.destroy_node()

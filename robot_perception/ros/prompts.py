@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from typing import Any
 
 import numpy as np
-from rclpy.node import Node
-from rclpy.time import Time
 
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.types import F64, CameraInfo
@@ -16,44 +13,12 @@ from robot_perception.pipeline.perception import Pipeline
 from robot_perception.pipeline.prompts import pixel_of
 from robot_perception.ros.messages import rclpy_factory
 from robot_perception.wire import decode_point, encode_array_image
-from robot_perception.wire.motion import rotation_of
 
 PROMPT_POINT, CLICKED_POINT = "prompt_point", "/clicked_point"
 TYPE = "geometry_msgs/msg/PointStamped"
 
 
-class Transforms:
-    """tf, where tf2_ros is installed."""
-
-    def __init__(self, node: Node) -> None:
-        self._buffer: Any = None
-        if importlib.util.find_spec("tf2_ros") is not None:
-            import tf2_ros
-
-            self._buffer = tf2_ros.Buffer()
-            self._listener = tf2_ros.TransformListener(self._buffer, node)
-
-    def to_frame(self, xyz: F64, source: str, target: str) -> F64:
-        """`xyz` (3,) of the frame `source` in `target`; raises InputRejected if tf does not know.
-
-        The latest transform is taken: a click is about what is seen now.
-        """
-        if source == target:
-            return xyz
-        if self._buffer is None:
-            raise InputRejected(f"the point is in {source}, not in {target}, and there is no tf")
-        try:
-            found = self._buffer.lookup_transform(target, source, Time())
-        except Exception as error:  # tf2 has a dozen kinds of not knowing
-            raise InputRejected(f"no transform from {source} to {target}: {error}") from error
-        q, t = found.transform.rotation, found.transform.translation
-        rotation = rotation_of(np.array([q.x, q.y, q.z, q.w]))
-        return np.asarray(rotation @ xyz + (t.x, t.y, t.z))
-
-
-def answer(
-    pipeline: Pipeline, transforms: Transforms, message: Any, lock: threading.Lock, is_pixel: bool
-) -> Any:
+def answer(pipeline: Pipeline, message: Any, lock: threading.Lock, is_pixel: bool) -> Any:
     """The mask of a prompt on the latest image, as a message: mono8, 255 on the thing.
 
     Its header is that image's. Raises InputRejected if there is no image yet, no camera info for a
@@ -69,10 +34,21 @@ def answer(
         else:
             camera = _camera(pipeline, (frame.rgb.shape[1], frame.rgb.shape[0]))
             target = frame.frame_id or camera.frame_id
-            x, y = pixel_of(camera, transforms.to_frame(point, source, target))
+            x, y = pixel_of(camera, _in_frame(pipeline, point, source, target))
         mask = pipeline.prompt(frame, x, y)
     picture = mask.astype(np.uint8) * 255
     return encode_array_image(rclpy_factory, frame.stamp_ns, frame.frame_id, picture, "mono8")
+
+
+def _in_frame(pipeline: Pipeline, xyz: F64, source: str, target: str) -> F64:
+    """`xyz` (3,) of the frame `source` in `target`, by the latest transform: a click is about what
+    is seen now. Raises InputRejected if tf does not know."""
+    if source == target:
+        return xyz
+    found = pipeline.poses.transforms.pose(target, source, None)
+    if found is None:
+        raise InputRejected(f"tf knows no way from {source} to {target}")
+    return np.asarray(found.pose[:3, :3] @ xyz + found.pose[:3, 3])
 
 
 def _camera(pipeline: Pipeline, size: tuple[int, int]) -> CameraInfo:

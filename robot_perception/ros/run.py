@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
+import time
+from typing import NoReturn
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
+from robot_perception.pipeline import memory
+from robot_perception.pipeline.leaving import leave
 from robot_perception.ros.base_node import PerceptionNode
 
 # A signal is noticed within this time.
 _WAKE_S = 0.2
+# What has not ended by itself this long after a signal is ended all the same.
+_GRACE_S = 1.7
 
 
-def run(name: str, tasks: tuple[str, ...], args: list[str] | None = None) -> int:
-    """Run a node until SIGINT, SIGTERM or a shutdown of the context; the exit status."""
-    # rclpy's own handlers end the context first, and what the node then still says or publishes
-    # fails: ours let the node end in order, and the context last.
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+def run(name: str, tasks: tuple[str, ...], args: list[str] | None = None) -> NoReturn:
+    """Run a node until SIGINT, SIGTERM or a shutdown of the context, and leave the process."""
+    stopping = _stop_at_signals()
+    memory.few_heaps()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = PerceptionNode(name, tasks)
     # One thread: our workers do the work, and the multi-threaded executor starves small messages.
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    ended = False
     try:
         if (
             node.get_parameter("autostart").value
@@ -43,13 +44,33 @@ def run(name: str, tasks: tuple[str, ...], args: list[str] | None = None) -> int
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
-        ended = node.stop()
+        node.stop()
         executor.remove_node(node)
         node.destroy_node()
         rclpy.try_shutdown()
-    if not ended:
-        # A step is still computing: the interpreter's own end would wait for it, or crash on it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-    return 0
+    leave(0)
+
+
+def _stop_at_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set; from then on the process has a deadline.
+
+    rclpy's own handlers end the context first, and what the node then still says or publishes
+    fails: with ours the node ends in order, and the context last. Python's handlers wait for the
+    main thread, which may be in a long call (a model that warms up); the thread here does not.
+    """
+    stopping = threading.Event()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+
+    def watch() -> None:
+        while os.read(reading, 1)[0] not in (signal.SIGINT, signal.SIGTERM):
+            pass
+        stopping.set()
+        time.sleep(_GRACE_S)
+        leave(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return stopping

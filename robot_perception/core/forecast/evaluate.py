@@ -16,7 +16,7 @@ from robot_perception.core.forecast.dataset import aligned
 from robot_perception.core.forecast.measures import Measures, measure, truth
 from robot_perception.core.forecast.methods import Predict, State, gmac, method, timed
 from robot_perception.core.forecast.motion import MotionEstimator
-from robot_perception.core.forecast.scene import SceneBuilder
+from robot_perception.core.forecast.scene import SceneBuilder, observe
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.warp import predicted_poses
 from robot_perception.core.types import F32, F64, Odometry, Scan
@@ -60,7 +60,7 @@ def evaluate(
     for count, (scan, odometry) in enumerate(aligned(frames)):
         model = finder.model(scan)
         moved = motion.step(scan, odometry)
-        scene = builder.step(scan, moved, model)
+        scene = builder.step(observe(scan, model), moved)
         made = None
         if moved is not None and len(scene.past) >= config.past - 1 and count % stride == 0:
             poses = predicted_poses(scene.twist, horizons)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,10 +16,15 @@ from robot_perception.core.types import F32
 
 LAGS = 4
 HORIZONS = 5
-CHANNELS = 2 + 2 * LAGS + 3 + 3 + 2 + 2 * HORIZONS + 2
-# A mirror image negates these.
-_TANGENTIAL, _YAW_RATE = 2 + 2 * LAGS + 3 + 2, CHANNELS - 1
-MIRRORED = (_TANGENTIAL, _YAW_RATE)
+# Where each group of channels begins.
+_PAST = 2
+_MEMORY = _PAST + 2 * LAGS
+_MOTION = _MEMORY + 3
+_ELEVATION = _MOTION + 3
+_VISIBLE = _ELEVATION + 2
+CHANNELS = _VISIBLE + 2 * HORIZONS + 2
+# A mirror image negates the tangential speed and the yaw rate.
+MIRRORED = (_MOTION + 2, CHANNELS - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,72 +48,123 @@ def network_model(model: SensorModel) -> SensorModel:
 
 def features(scene: Scene, found: Candidates, model: SensorModel) -> Features:
     """Features of `scene` in the range image of `model`."""
-    shape = (model.rows, model.columns)
-    size = model.rows * model.columns
-    here = np.eye(4)
-    image, ranges = _halved(scene.image), scene.ranges
-    own = _halved_pixels(scene.pixels, scene.image.shape[1])
-    behind, hidden_ranges, theirs = look(scene.memory, here, model)
-    first = _nearest(own, ranges, image)
-    second = _nearest(theirs, hidden_ranges, behind)
-    mask = image > 0
-    out = np.zeros((CHANNELS, *shape), np.float32)
-    out[0] = np.log1p(image) / 4.5
-    out[1] = mask
-    scale = 0.05 * image + 0.5
-    lags = scene.past[: -LAGS - 1 : -1]
     with ThreadPoolExecutor() as pool:
-        views = list(pool.map(lambda past: look(past.xyz, past.pose, model)[0], lags))
-    for lag, seen in enumerate(views):
-        both = mask & (seen > 0)
-        out[2 + 2 * lag] = np.where(both, np.clip((seen - image) / scale, -2, 2), 0)
-        out[3 + 2 * lag] = seen > 0
-    at = 2 + 2 * LAGS
-    out[at] = behind > 0
-    out[at + 1] = np.where(behind > 0, np.clip((behind - image) / 20, 0, 2), 0)
-    out[at + 2] = _spread(second, scene.memory_age_s, size).reshape(shape)
-    at += 3
-    speed = np.hypot(scene.velocity[:, 0], scene.velocity[:, 1])
-    flat = np.maximum(np.hypot(scene.xyz[:, 0], scene.xyz[:, 1]), 1e-3)
-    radial = (scene.velocity[:, :2] * scene.xyz[:, :2]).sum(axis=1) / flat
-    cross = scene.xyz[:, 0] * scene.velocity[:, 1] - scene.xyz[:, 1] * scene.velocity[:, 0]
-    for i, value in enumerate(((speed > 0).astype(np.float32), radial / 10, cross / flat / 10)):
-        out[at + i] = _spread(first, value, size).reshape(shape)
-    at += 3
-    out[at] = model.elevations_rad[:, None] / 0.3
-    out[at + 1] = _spread(first, np.clip(scene.xyz[:, 2] / 3, -2, 2), size).reshape(shape)
-    at += 2
-    for h in range(min(HORIZONS, len(found.visible))):
-        seen_then = found.visible[h].astype(np.float32)
-        out[at + 2 * h] = _spread(first, seen_then[: found.observed], size).reshape(shape)
-        out[at + 2 * h + 1] = _spread(second, seen_then[found.observed :], size).reshape(shape)
-    out[-2] = np.linalg.norm(scene.twist[3:]) / 10
-    out[-1] = scene.twist[2] / 0.5
-    return Features(out, np.concatenate([own, theirs]))
+        lags = scene.past[: -LAGS - 1 : -1]
+        views = [pool.submit(look, past.xyz, past.pose, model) for past in lags]
+        behind, hidden_ranges, theirs = look(scene.memory, np.eye(4), model)
+        image = np.empty((model.rows, model.columns), np.float32)
+        own = np.empty(len(scene.pixels), np.int32)
+        _halve(scene.image, scene.pixels, image, own)
+        # Channels last: all that is known of a pixel stands together.
+        out = np.zeros((model.rows, model.columns, CHANNELS), np.float32)
+        out[..., _ELEVATION] = model.elevations_rad[:, None] / 0.3
+        out[..., -2] = np.linalg.norm(scene.twist[3:]) / 10
+        out[..., -1] = scene.twist[2] / 0.5
+        _surface(image, behind, out)
+        flat = out.reshape(-1, CHANNELS)
+        shown = found.visible[:HORIZONS]
+        observed = found.observed
+        _points(
+            *(own, scene.ranges, image.reshape(-1), scene.xyz, scene.velocity, scene.moves),
+            *(shown[:, :observed], flat),
+        )
+        _remembered(
+            *(theirs, hidden_ranges, behind.reshape(-1), scene.memory_age_s),
+            *(shown[:, observed:], flat),
+        )
+        for lag, view in enumerate(views):
+            _past(image, view.result()[0], _PAST + 2 * lag, out)
+    return Features(out.transpose(2, 0, 1), np.concatenate([own, theirs]))
 
 
-def _halved(image: F32) -> F32:
-    """The nearer of each two columns of a range image: (H, W) to (H, W / 2)."""
-    pairs = np.where(image > 0, image, np.float32(np.inf)).reshape(len(image), -1, 2).min(axis=2)
-    return np.where(np.isfinite(pairs), pairs, np.float32(0))
+@numba.njit(cache=True, nogil=True)
+def _halve(
+    image: F32, pixels: NDArray[np.int32], half: F32, half_pixels: NDArray[np.int32]
+) -> None:
+    """The nearer of each two columns of a range image, (H, W) to (H, W / 2), and `pixels` in it."""
+    rows, columns = half.shape
+    for i in range(rows):
+        for j in range(columns):
+            a, b = image[i, 2 * j], image[i, 2 * j + 1]
+            half[i, j] = min(a, b) if a > 0 and b > 0 else max(a, b)
+    for n in range(len(pixels)):
+        # A row has twice as many columns: the row of the whole image is that of the half.
+        half_pixels[n] = pixels[n] // 2 if pixels[n] >= 0 else -1
 
 
-def _halved_pixels(pixels: NDArray[np.int32], columns: int) -> NDArray[np.int32]:
-    row, column = np.divmod(pixels, columns)
-    return np.where(pixels >= 0, row * (columns // 2) + column // 2, -1).astype(np.int32)
+@numba.njit(cache=True, nogil=True)
+def _surface(image: F32, behind: F32, out: F32) -> None:
+    """What the scan and the memory show in each pixel."""
+    for i in range(image.shape[0]):
+        for j in range(image.shape[1]):
+            if image[i, j] > 0:
+                out[i, j, 0] = np.float32(np.log1p(image[i, j]) / np.float32(4.5))
+                out[i, j, 1] = 1
+            if behind[i, j] > 0:
+                out[i, j, _MEMORY] = 1
+                depth = (behind[i, j] - image[i, j]) / np.float32(20)
+                out[i, j, _MEMORY + 1] = min(max(depth, np.float32(0)), np.float32(2))
 
 
-def _nearest(pixels: NDArray[np.int32], ranges: F32, image: F32) -> NDArray[np.intp]:
-    """The point (H * W,) that is seen in each pixel, or -1."""
-    index = np.full(image.size, -1, np.intp)
-    nearest = np.flatnonzero((pixels >= 0) & (ranges == image.ravel()[pixels]))
-    index[pixels[nearest]] = nearest
-    return index
+@numba.njit(cache=True, nogil=True)
+def _past(image: F32, seen: F32, channel: int, out: F32) -> None:
+    """The signed residual and the mask of a past scan warped to the present."""
+    for i in range(image.shape[0]):
+        for j in range(image.shape[1]):
+            if seen[i, j] <= 0:
+                continue
+            out[i, j, channel + 1] = 1
+            if image[i, j] > 0:
+                scale = np.float32(0.05) * image[i, j] + np.float32(0.5)
+                change = (seen[i, j] - image[i, j]) / scale
+                out[i, j, channel] = min(max(change, np.float32(-2)), np.float32(2))
 
 
-def _spread(index: NDArray[np.intp], values: F32, size: int) -> F32:
-    """The value of the point of each pixel (H * W,); 0 where there is none."""
-    out = np.zeros(size, np.float32)
-    known = index >= 0
-    out[known] = values[index[known]]
-    return out
+@numba.njit(cache=True, nogil=True)
+def _points(
+    pixels: NDArray[np.int32],
+    ranges: F32,
+    image: F32,
+    xyz: F32,
+    velocity: F32,
+    moves: NDArray[np.bool_],
+    visible: NDArray[np.bool_],
+    out: F32,
+) -> None:
+    """What is known of the point that is seen in each pixel."""
+    ten = np.float32(10)
+    for n in range(len(pixels)):
+        at = pixels[n]
+        if at < 0 or ranges[n] != image[at]:
+            continue
+        height = xyz[n, 2] / np.float32(3)
+        out[at, _ELEVATION + 1] = min(max(height, np.float32(-2)), np.float32(2))
+        if moves[n]:
+            x, y, vx, vy = xyz[n, 0], xyz[n, 1], velocity[n, 0], velocity[n, 1]
+            flat = max(np.sqrt(x * x + y * y), np.float32(1e-3))
+            out[at, _MOTION] = 1
+            out[at, _MOTION + 1] = (vx * x + vy * y) / flat / ten
+            out[at, _MOTION + 2] = (x * vy - y * vx) / flat / ten
+        else:
+            out[at, _MOTION : _MOTION + 3] = 0
+        for h in range(len(visible)):
+            out[at, _VISIBLE + 2 * h] = visible[h, n]
+
+
+@numba.njit(cache=True, nogil=True)
+def _remembered(
+    pixels: NDArray[np.int32],
+    ranges: F32,
+    behind: F32,
+    age_s: F32,
+    visible: NDArray[np.bool_],
+    out: F32,
+) -> None:
+    """What is known of the remembered point that is nearest in each pixel."""
+    for n in range(len(pixels)):
+        at = pixels[n]
+        if at < 0 or ranges[n] != behind[at]:
+            continue
+        out[at, _MEMORY + 2] = age_s[n]
+        for h in range(len(visible)):
+            out[at, _VISIBLE + 2 * h + 1] = visible[h, n]

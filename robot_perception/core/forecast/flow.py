@@ -8,15 +8,16 @@ scans, all of them at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label, minimum_filter
+from scipy.ndimage import minimum_filter
 
-from robot_perception.core.range_image import SensorModel, row_of
+from robot_perception.core.range_image import SensorModel, look
 from robot_perception.core.types import F32, F64
 
 _REACH_M = 50.0
@@ -49,70 +50,63 @@ class PastScan:
     age_s: float
 
 
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """What stands above the ground in a scan: which of its points (K,), themselves (K, 3), and the
+    cluster (K,) of each, 0 for none."""
+
+    index: NDArray[np.intp]
+    points: F32
+    cluster: NDArray[np.int32]
+
+
+def standing(xyz: F32) -> Standing:
+    """What stands above the ground among points (N, 3) of a level sensor."""
+    index = np.flatnonzero(above_ground(xyz))
+    points = np.ascontiguousarray(xyz[index])
+    return Standing(index, points, _clusters(points))
+
+
 def velocities(
-    xyz: F32, stands: NDArray[np.bool_], past: Sequence[PastScan], model: SensorModel
-) -> F32:
-    """Velocity (N, 3) in m/s of each point of the present scan (N, 3), in its frame; 0 where it
-    rests, or is not known to move. `stands` (N,): which points are `above_ground`."""
-    velocity = np.zeros_like(xyz)
+    count: int, stands: Standing, past: Sequence[PastScan], model: SensorModel
+) -> tuple[F32, NDArray[np.bool_]]:
+    """Velocity (N, 3) in m/s of each of the `count` points of the present scan, in its frame, 0
+    where it rests or is not known to move; and which of them (N,) move."""
+    velocity, moves = np.zeros((count, 3), np.float32), np.zeros(count, bool)
     if not past:
-        return velocity
-    candidates = np.flatnonzero(stands)
-    points = np.ascontiguousarray(xyz[candidates])
-    moving = was_free(points, past, model)
-    moved = [
-        members
-        for members in _clusters(points)
-        if moving[members].sum() >= max(_MIN_MOVING, _MIN_SHARE * len(members))
-    ]
-    if not moved:
-        return velocity
-    maps = np.stack([_distance_map(scan) for scan in past])
-    ages = np.array([scan.age_s for scan in past], np.float32)
-    for members in moved:
-        found = _best_velocity(points[members], maps, ages)
-        if found is not None:
-            velocity[candidates[members], :2] = found
-    return velocity
+        return velocity, moves
+    size = np.bincount(stands.cluster)
+    moving = np.bincount(stands.cluster[was_free(stands.points, past, model)], minlength=len(size))
+    size[0] = 0
+    enough = (size >= _MIN_POINTS) & (moving >= np.maximum(_MIN_MOVING, _MIN_SHARE * size))
+    members = [np.flatnonzero(stands.cluster == name) for name in np.flatnonzero(enough)]
+    if not members:
+        return velocity, moves
+    with ThreadPoolExecutor() as pool:
+        maps = np.stack(list(pool.map(_distance_map, past)))
+        ages = np.array([scan.age_s for scan in past], np.float32)
+        found = list(pool.map(lambda m: _best_velocity(stands.points[m], maps, ages), members))
+    for those, best in zip(members, found, strict=True):
+        if best is not None:
+            velocity[stands.index[those], :2] = best
+            moves[stands.index[those]] = True
+    return velocity, moves
 
 
 def was_free(xyz: F32, past: Sequence[PastScan], model: SensorModel) -> NDArray[np.bool_]:
     """Which points (N, 3) of the present lie where one of the past scans looked through."""
-    free = np.zeros(len(xyz), bool)
-    for scan in past:
+
+    def free(scan: PastScan) -> NDArray[np.bool_]:
         # The nearest return around a pixel: an edge seen slightly beside it is not free space.
         far = np.where(scan.image > 0, scan.image, np.float32(np.inf))
         nearest = np.asarray(cv2.erode(far, _AROUND), np.float32)
         nearest[np.isinf(nearest)] = 0
-        matrix = np.linalg.inv(scan.pose).astype(np.float32)
-        _looked_through(xyz, matrix, *model.slopes, nearest, free)
-    return free
+        _, ranges, pixels = look(xyz, np.asarray(np.linalg.inv(scan.pose)), model)
+        beyond = nearest.ravel()[pixels] > ranges + np.maximum(_FREE_M, _FREE_SHARE * ranges)
+        return np.asarray((pixels >= 0) & beyond)
 
-
-@numba.njit(cache=True, nogil=True)
-def _looked_through(
-    xyz: F32,
-    matrix: F32,
-    slopes: F32,
-    table: NDArray[np.int32],
-    image: F32,
-    free: NDArray[np.bool_],
-) -> None:
-    columns = image.shape[1]
-    scale = np.float32(columns / (2 * np.pi))
-    for i in range(len(xyz)):
-        px, py, pz = xyz[i, 0], xyz[i, 1], xyz[i, 2]
-        x = matrix[0, 0] * px + matrix[0, 1] * py + matrix[0, 2] * pz + matrix[0, 3]
-        y = matrix[1, 0] * px + matrix[1, 1] * py + matrix[1, 2] * pz + matrix[1, 3]
-        z = matrix[2, 0] * px + matrix[2, 1] * py + matrix[2, 2] * pz + matrix[2, 3]
-        flat2 = x * x + y * y
-        row = row_of(z, flat2, slopes, table)
-        if row < 0:
-            continue
-        column = min(int((np.float32(np.pi) - np.arctan2(y, x)) * scale), columns - 1)
-        reach = np.sqrt(flat2 + z * z)
-        if image[row, column] > reach + max(_FREE_M, _FREE_SHARE * reach):
-            free[i] = True
+    with ThreadPoolExecutor() as pool:
+        return np.asarray(np.any(list(pool.map(free, past)), axis=0))
 
 
 def above_ground(xyz: F32) -> NDArray[np.bool_]:
@@ -147,25 +141,20 @@ def _lowest(index: NDArray[np.int64], xyz: F32, size: int) -> F32:
     return lowest
 
 
-def _clusters(points: F32) -> list[NDArray[np.intp]]:
-    """Indices of the points of each cluster: connected cells seen from above."""
+def _clusters(points: F32) -> NDArray[np.int32]:
+    """The cluster (K,) of each point: connected cells seen from above; 0 for none or too wide."""
     cells = int(2 * _REACH_M / _CELL_M)
     index = _cell(points, np.float32(_CELL_M), cells)
-    occupied = np.zeros(cells * cells, bool)
-    occupied[index[index >= 0]] = True
-    names, _ = label(occupied.reshape(cells, cells), np.ones((3, 3)))
-    name = np.where(index >= 0, names.ravel()[index], 0)
-    order = np.argsort(name, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(name[order])) + 1)
-    extents = find_objects(names)
+    # One cell more, for what is out of reach.
+    occupied = np.zeros(cells * cells + 1, np.uint8)
+    occupied[index] = 1
+    image = occupied[:-1].reshape(cells, cells)
+    count, names, boxes, _ = cv2.connectedComponentsWithStats(image, connectivity=8)
     limit = int(_MAX_EXTENT_M / _CELL_M)
-    kept = []
-    for group in groups:
-        if len(group) < _MIN_POINTS or name[group[0]] == 0:
-            continue
-        if max(s.stop - s.start for s in extents[name[group[0]] - 1]) <= limit:
-            kept.append(group)
-    return kept
+    extent = boxes[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
+    kept = np.where(extent <= limit, np.arange(count), 0)
+    kept[0] = 0
+    return np.append(kept[names.ravel()], 0)[index].astype(np.int32)
 
 
 def _distance_map(scan: PastScan) -> F32:
@@ -184,32 +173,40 @@ def _best_velocity(cluster: F32, maps: F32, ages: F32) -> F32 | None:
     """The horizontal velocity (2,) that explains the cluster; None if standing does as well."""
     sample = np.ascontiguousarray(cluster[:: max(1, len(cluster) // _SAMPLE), :2])
     best = np.zeros(2, np.float32)
-    still = cost = _costs(sample, best[None], maps, ages)[0]
+    _, still = _search(sample, best[None], maps, ages)
+    cost = still
     for step, reach in _SEARCH_MPS:
         offsets = np.arange(-reach, reach + step / 2, step, dtype=np.float32)
         grid = best + np.stack(np.meshgrid(offsets, offsets), -1).reshape(-1, 2)
-        costs = _costs(sample, grid, maps, ages)
-        lowest = int(costs.argmin())
-        best, cost = grid[lowest], costs[lowest]
+        lowest, cost = _search(sample, grid, maps, ages)
+        best = grid[lowest]
     moves = still - cost > _MIN_GAIN_M and np.hypot(*best) > _MIN_SPEED_MPS
     return best if moves else None
 
 
 @numba.njit(cache=True, nogil=True)
-def _costs(sample: F32, grid: F32, maps: F32, ages: F32) -> F32:
-    """Mean distance (G,) of points (N, 2) to the earlier scans, if they moved at `grid` (G, 2)."""
+def _search(sample: F32, grid: F32, maps: F32, ages: F32) -> tuple[int, np.float32]:
+    """Which velocity of `grid` (G, 2) has the lowest mean distance of points (N, 2) to the earlier
+    scans, if they moved at it; and that cost. A velocity is given up once it costs more."""
     cells = maps.shape[1]
-    costs = np.empty(len(grid), np.float32)
     per_cell = np.float32(1 / _SCORE_CELL_M)
+    count = np.float32(len(ages) * len(sample))
+    best, lowest = 0, np.float32(np.inf)
     for g in range(len(grid)):
-        total = np.float32(0)
         vx, vy = grid[g, 0], grid[g, 1]
+        speed = _PER_MPS * np.sqrt(vx * vx + vy * vy)
+        limit, total = (lowest - speed) * count, np.float32(0)
         for k in range(len(ages)):
             dx, dy = np.float32(_REACH_M) - vx * ages[k], np.float32(_REACH_M) - vy * ages[k]
             for i in range(len(sample)):
                 a, b = int((sample[i, 0] + dx) * per_cell), int((sample[i, 1] + dy) * per_cell)
                 inside = 0 <= a < cells and 0 <= b < cells
                 total += maps[k, a, b] if inside else _CAP_M
-        mean = total / np.float32(len(ages) * len(sample))
-        costs[g] = mean + _PER_MPS * np.sqrt(vx * vx + vy * vy)
-    return costs
+                if total > limit:
+                    break
+            if total > limit:
+                break
+        cost = total / count + speed
+        if cost < lowest:
+            best, lowest = g, cost
+    return best, lowest

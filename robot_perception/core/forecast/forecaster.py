@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected
-from robot_perception.core.forecast import reliability
 from robot_perception.core.forecast.candidates import Candidates, candidates
 from robot_perception.core.forecast.motion import Motion, MotionEstimator
 from robot_perception.core.forecast.network import NetworkForecaster
-from robot_perception.core.forecast.scene import Scene, SceneBuilder
+from robot_perception.core.forecast.scene import Scene, SceneBuilder, alone, observe
 from robot_perception.core.forecast.selection import Selected, SelectorForecaster, of_geometry
 from robot_perception.core.forecast.selfscore import SelfScorer
 from robot_perception.core.forecast.sensor import SensorFinder
-from robot_perception.core.forecast.warp import predicted_poses, warp
-from robot_perception.core.range_image import SensorModel, project
+from robot_perception.core.forecast.warp import predicted_poses
+from robot_perception.core.range_image import SensorModel, project, unproject
 from robot_perception.core.types import F32, Forecast, Odometry, Scan
 
 _MIN_POINTS = 100
 # A longer silence than this many periods ends the history: its velocity is no longer that of now.
 _MAX_GAP_PERIODS = 5
+# What this process has warmed up for.
+_WARM: set[ForecastConfig] = set()
 
 
 class Forecaster:
@@ -62,6 +65,21 @@ class Forecaster:
         """Whether geometry answers instead of the network, which has been the worse one here."""
         return self._scorer.falls_back
 
+    def warm_up(self) -> None:
+        """Compile and load what steps need, on a round room with a thing that moves; `reset`."""
+        if self._config in _WARM:
+            return
+        beams, columns = self._config.beams, self._config.columns
+        low, high = np.deg2rad([-25.0, 2.0])
+        room = SensorModel(np.linspace(high, low, beams), columns, 0.0, np.inf)
+        for i in range(self._config.past + 1):
+            ranges = np.full((beams, columns), 12.0, np.float32)
+            ranges[: beams // 2, columns // 2 + i * columns // 50 :][:, : columns // 16] = 8.0
+            stamp_ns = round((i + 1) * self._config.period_s * 1e9)
+            self.step(Scan(stamp_ns, "", unproject(ranges, room)))
+        self.reset()
+        _WARM.add(self._config)
+
     def reset(self) -> None:
         """Forget all scans; elevations found from the clouds are found anew."""
         self._scorer.reset()
@@ -90,13 +108,15 @@ class Forecaster:
         if self._last is not None and self._starts_anew(scan, self._last):
             self.reset()
         model = self._sensor.model(scan)
+        if self._builder is not None:
+            with ThreadPoolExecutor(1) as pool:
+                observed = pool.submit(observe, scan, model)
+                motion = self._motion.step(scan, odometry)
+                scene = self._builder.step(observed.result(), motion)
+            self._last = scan
+            return None if motion is None else self._selected(scan, scene, model)
         motion = self._motion.step(scan, odometry)
         self._last = scan
-        if self._builder is not None:
-            scene = self._builder.step(scan, motion, model)
-            if motion is None:
-                return None
-            return self._selected(scan, scene, model)
         if self._network is None:
             return None if motion is None else self._warped(scan, motion, model)
         self._past.append(project(scan.xyz, model)[0])
@@ -127,27 +147,13 @@ class Forecaster:
 
     def _warped(self, scan: Scan, motion: Motion, model: SensorModel) -> Forecast:
         poses = predicted_poses(motion.twist, self._horizons)
-        clouds, images = warp(scan.xyz, poses, model)
-        return Forecast(
-            scan.stamp_ns,
-            scan.frame_id,
-            self._horizons,
-            clouds,
-            tuple(
-                reliability.of_warp(np.linalg.norm(cloud, axis=1), horizon)
-                for cloud, horizon in zip(clouds, self._horizons, strict=True)
-            ),
-            images,
-            poses,
-            "ego_warp",
-        )
+        found = candidates(alone(scan, motion, model), poses, self._horizons, model)
+        forecast = self._chosen(scan, found, of_geometry(found, model), "ego_warp")
+        # Nothing was asked about what moves.
+        return replace(forecast, moving=None)
 
     def _chosen(
-        self,
-        scan: Scan,
-        found: Candidates,
-        selected: list[Selected],
-        name: str,
+        self, scan: Scan, found: Candidates, selected: list[Selected], name: str
     ) -> Forecast:
         return Forecast(
             scan.stamp_ns,

@@ -85,7 +85,8 @@ def _standing(state: State) -> list[F32]:
 
 def _oracle(state: State) -> list[F32]:
     assert state.truth_poses is not None
-    still = replace(state.scene, velocity=np.zeros_like(state.scene.velocity))
+    rests = np.zeros_like(state.scene.velocity), np.zeros_like(state.scene.moves)
+    still = replace(state.scene, velocity=rests[0], moves=rests[1])
     found = candidates(still, state.truth_poses, state.found.horizons_s, state.model)
     return _standing(replace(state, found=found))
 

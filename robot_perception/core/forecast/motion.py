@@ -127,12 +127,16 @@ def _left_jacobian(rotation: F64) -> F64:
 
 
 def _prepare(xyz: F32) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
-    ranges = np.linalg.norm(xyz, axis=1)
-    # Every second point of the useful ones: the voxel grid leaves a few thousand of them anyway.
-    points = xyz[(ranges > 2.0) & (ranges < 80.0)][::2].astype(np.float64)
-    cloud, tree = small_gicp.preprocess_points(
-        points, downsampling_resolution=_VOXEL_M, num_neighbors=10, num_threads=1
+    # Every second point: the voxel grid leaves a few thousand of them anyway.
+    some = xyz[::2]
+    squared = np.einsum("ij,ij->i", some, some)
+    useful = some[(squared > 2.0**2) & (squared < 80.0**2)]
+    cloud = small_gicp.voxelgrid_sampling(
+        small_gicp.PointCloud(useful.astype(np.float64)), _VOXEL_M, num_threads=1
     )
+    tree = small_gicp.KdTree(cloud, num_threads=1)
+    # Each point's covariance for itself: the same with any number of threads.
+    small_gicp.estimate_covariances(cloud, tree, num_neighbors=10, num_threads=2)
     return cloud, tree
 
 

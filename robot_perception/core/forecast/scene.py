@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_perception.core.forecast.flow import PastScan, above_ground, velocities
+from robot_perception.core.forecast.flow import PastScan, Standing, standing, velocities
 from robot_perception.core.forecast.motion import Motion
 from robot_perception.core.forecast.warp import transform
 from robot_perception.core.range_image import SensorModel, is_behind, look, project
@@ -21,13 +22,14 @@ _MEMORY_S = 2.0
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """`xyz` (N, 3) the scan; `velocity` (N, 3) m/s, 0 for what stands; `memory` (M, 3) what earlier
-    scans saw and something hides now, and how long ago (M,); `past` the scans before, oldest first;
-    `twist` (6,) of the sensor; `image` (H, W) the scan's range image, with the range (N,) and the
-    pixel (N,) of each point in it, -1 outside."""
+    """`xyz` (N, 3) the scan; `velocity` (N, 3) m/s, 0 for what stands, and which points (N,) move;
+    `memory` (M, 3) what earlier scans saw and something hides now, and how long ago (M,); `past`
+    the scans before, oldest first; `twist` (6,) of the sensor; `image` (H, W) the scan's range
+    image, with the range (N,) and the pixel (N,) of each point in it, -1 outside."""
 
     xyz: F32
     velocity: F32
+    moves: NDArray[np.bool_]
     memory: F32
     memory_age_s: F32
     past: tuple[PastScan, ...]
@@ -35,6 +37,41 @@ class Scene:
     image: F32
     ranges: F32
     pixels: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """A scan by itself, before its motion is known: its range `image` (H, W) with the range (N,)
+    and the pixel (N,) of each point in it, and what stands above the ground."""
+
+    scan: Scan
+    model: SensorModel
+    image: F32
+    ranges: F32
+    pixels: NDArray[np.int32]
+    stands: Standing
+
+
+def observe(scan: Scan, model: SensorModel) -> Observed:
+    """What can be said of `scan` without those before."""
+    return Observed(scan, model, *look(scan.xyz, np.eye(4), model), standing(scan.xyz))
+
+
+def alone(scan: Scan, motion: Motion, model: SensorModel) -> Scene:
+    """The scene of a scan without a past, in which everything stands."""
+    image, ranges, pixels = look(scan.xyz, np.eye(4), model)
+    return Scene(
+        xyz=scan.xyz,
+        velocity=np.zeros_like(scan.xyz),
+        moves=np.zeros(len(scan.xyz), bool),
+        memory=np.zeros((0, 3), np.float32),
+        memory_age_s=np.zeros(0, np.float32),
+        past=(),
+        twist=motion.twist,
+        image=image,
+        ranges=ranges,
+        pixels=pixels,
+    )
 
 
 class SceneBuilder:
@@ -50,25 +87,25 @@ class SceneBuilder:
         self._age = np.zeros(0, np.float32)
         self._stamp_ns: int | None = None
 
-    def step(self, scan: Scan, motion: Motion | None, model: SensorModel) -> Scene:
-        """The scene at `scan`, whose `motion` is None if it is the first."""
-        image, ranges, pixels = look(scan.xyz, np.eye(4), model)
+    def step(self, seen: Observed, motion: Motion | None) -> Scene:
+        """The scene at a scan, whose `motion` is None if it is the first."""
+        scan, model = seen.scan, seen.model
         if motion is not None and self._stamp_ns is not None:
             dt = (scan.stamp_ns - self._stamp_ns) * 1e-9
-            self._carry(np.asarray(np.linalg.inv(motion.relative)), dt, image, model)
+            self._carry(np.asarray(np.linalg.inv(motion.relative)), dt, seen.image, model)
         else:
             self.reset()
         self._stamp_ns = scan.stamp_ns
         past = tuple(self._past)
-        stands = above_ground(scan.xyz)
         compared = [past[-lag] for lag in _LAGS if lag <= len(past)]
-        velocity = velocities(scan.xyz, stands, compared, model)
-        now = PastScan(scan.xyz, scan.xyz[stands], image, np.eye(4), 0.0)
+        velocity, moves = velocities(len(scan.xyz), seen.stands, compared, model)
+        now = PastScan(scan.xyz, seen.stands.points, seen.image, np.eye(4), 0.0)
         # A new one: a copy of this builder keeps its own.
         self._past = deque([*self._past, now], maxlen=self._kept)
         twist = np.zeros(6) if motion is None else motion.twist
         return Scene(
-            scan.xyz, velocity, self._memory, self._age, past, twist, image, ranges, pixels
+            *(scan.xyz, velocity, moves, self._memory, self._age, past, twist),
+            *(seen.image, seen.ranges, seen.pixels),
         )
 
     def _carry(self, step: F64, dt: float, image: F32, model: SensorModel) -> None:
@@ -90,10 +127,21 @@ class SceneBuilder:
         self._memory, self._age = pool[chosen], age[chosen]
 
 
+@numba.njit(cache=True, nogil=True)
 def _covering(image: F32) -> F32:
     """The nearest range (H, W) in each pixel and its neighbours in the row, 0 where there is none:
     closes the gaps between points, so that what is behind is hidden and not seen through."""
-    far = np.where(image > 0, image, np.float32(np.inf))
-    around = np.pad(far, ((0, 0), (1, 1)), mode="wrap")
-    nearest = np.minimum(np.minimum(around[:, :-2], around[:, 2:]), far)
-    return np.where(np.isfinite(nearest), nearest, np.float32(0))
+    rows, columns = image.shape
+    covering = np.empty_like(image)
+    for i in range(rows):
+        before, here = image[i, columns - 1], image[i, 0]
+        for j in range(columns):
+            after = image[i, j + 1] if j + 1 < columns else image[i, 0]
+            nearest = here
+            if before > 0 and (nearest == 0 or before < nearest):
+                nearest = before
+            if after > 0 and (nearest == 0 or after < nearest):
+                nearest = after
+            covering[i, j] = nearest
+            before, here = here, after
+    return covering

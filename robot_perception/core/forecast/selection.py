@@ -15,11 +15,12 @@ from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected, WeightsRejected
 from robot_perception.core.forecast import reliability
 from robot_perception.core.forecast.candidates import Candidates
-from robot_perception.core.forecast.choice import LEAVE_OUT, STAND
-from robot_perception.core.forecast.decide import decide, range_image
+from robot_perception.core.forecast.choice import LEAVE_OUT, MOVE, STAND
+from robot_perception.core.forecast.decide import collect, decide
 from robot_perception.core.forecast.features import HORIZONS, features, network_model
 from robot_perception.core.forecast.scene import Scene
-from robot_perception.core.forecast.selector import COLUMNS, ROWS, Selector
+from robot_perception.core.forecast.selector import COLUMNS, ROWS, Selector, folded
+from robot_perception.core.precision import pick_dtype
 from robot_perception.core.range_image import SensorModel, look
 from robot_perception.core.types import F32
 from robot_perception.core.weights import load_into, load_state_dict, pick_device, resolve
@@ -63,23 +64,24 @@ class SelectorForecaster:
         self._device = pick_device(config.device)
         model = Selector()
         load_into(model, load_state_dict(path))
-        self._model = model.to(self._device).eval()
+        self._dtype = pick_dtype(config.precision, self._device)
+        self._model = folded(model).to(self._device, self._dtype)
 
     @torch.inference_mode()
     def select(self, scene: Scene, found: Candidates, model: SensorModel) -> list[Selected]:
         """The prediction of each horizon; raises InputRejected without GPU memory for it."""
         seen = features(scene, found, network_model(model))
         try:
-            image = torch.from_numpy(seen.image)[None].to(self._device)
+            image = torch.from_numpy(seen.image)[None].to(self._device, self._dtype)
             logits = self._model(image)[0, : len(found.visible)].float().cpu()
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise InputRejected("out of GPU memory for the forecast") from error
-        moves: NDArray[np.bool_] = np.asarray(found.velocity.any(axis=1))
-        choice, near = decide(logits.numpy(), seen.pixel, found, moves, self._gate)
+        choice, near = decide(logits.numpy(), seen.pixel, found, self._gate)
 
         def of(h: int) -> Selected:
-            return _selected(found, h, choice[h], near[h], moves, model)
+            probability = np.asarray(1 / (1 + np.exp(-near[h])), np.float32)
+            return _selected(found, h, choice[h], probability, model)
 
         with ThreadPoolExecutor() as pool:
             return list(pool.map(of, range(len(choice))))
@@ -87,50 +89,39 @@ class SelectorForecaster:
 
 def of_geometry(found: Candidates, model: SensorModel) -> list[Selected]:
     """What is visible of the scan, where its velocity takes it."""
-    moves: NDArray[np.bool_] = np.asarray(found.velocity.any(axis=1))
-    selected = []
-    for h, horizon in enumerate(found.horizons_s):
-        index = np.flatnonzero(found.visible[h][: found.observed])
-        points = _points(found, h, index)
-        probability = reliability.of_warp(np.linalg.norm(points, axis=1), horizon)
-        image = _image(found, h, index, model)
-        selected.append(Selected(points, probability, moves[index], image))
-    return selected
+    usual = np.where(found.moves, MOVE, STAND).astype(np.int8)
+    usual[found.observed :] = LEAVE_OUT
+
+    def of(h: int) -> Selected:
+        choice = np.where(found.visible[h], usual, np.int8(LEAVE_OUT))
+        probability = reliability.of_warp(found.ranges[h], found.horizons_s[h])
+        return _selected(found, h, choice, probability, model)
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(of, range(len(found.visible))))
 
 
 def _selected(
     found: Candidates,
     horizon: int,
     choice: NDArray[np.int8],
-    near: F32,
-    moves: NDArray[np.bool_],
+    probability: F32,
     model: SensorModel,
 ) -> Selected:
-    index = np.flatnonzero(choice != LEAVE_OUT)
-    points = _points(found, horizon, index)
-    stays = moves[index] & (choice[index] == STAND)
-    points[stays] = found.points[index[stays]]
-    probability = np.asarray(1 / (1 + np.exp(-near[index])), np.float32)
-    image = _image(found, horizon, index[~stays], model)
+    image = np.zeros((model.rows, model.columns), np.float32)
+    xyz, chances, moves, stays = collect(
+        found.points,
+        found.velocity,
+        np.float32(found.horizons_s[horizon]),
+        *(choice, probability, found.moves, found.ranges[horizon], found.pixels[horizon]),
+        image.reshape(-1),
+    )
     if stays.any():
         inverse = np.asarray(np.linalg.inv(found.poses[horizon]), np.float64)
-        standing, _, _ = look(np.ascontiguousarray(points[stays]), inverse, model)
+        standing, _, _ = look(xyz[stays], inverse, model)
         in_front = (standing > 0) & ((image == 0) | (standing < image))
         image = np.where(in_front, standing, image)
-    return Selected(points, probability, moves[index], image)
-
-
-def _points(found: Candidates, horizon: int, index: NDArray[np.intp]) -> F32:
-    points: F32 = found.points[index]
-    if found.velocity.any():
-        points = points + found.velocity[index] * np.float32(found.horizons_s[horizon])
-    return points
-
-
-def _image(found: Candidates, horizon: int, index: NDArray[np.intp], model: SensorModel) -> F32:
-    image = np.zeros(model.rows * model.columns, np.float32)
-    range_image(index, found.ranges[horizon], found.pixels[horizon], image)
-    return image.reshape(model.rows, model.columns)
+    return Selected(xyz, chances, moves, image)
 
 
 def read_gate(path: Path) -> float:

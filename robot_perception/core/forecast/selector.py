@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from robot_perception.core.forecast.features import CHANNELS, HORIZONS, LAGS
 
@@ -76,6 +77,17 @@ class Selector(nn.Module):
         return shuffled
 
 
+def folded(model: Selector) -> Selector:
+    """The same network, to be used only, with its normalisation folded into the convolutions."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _Conv):
+            convolution, normalisation = module[0], module[1]
+            assert isinstance(convolution, nn.Conv2d) and isinstance(normalisation, nn.BatchNorm2d)
+            module[0], module[1] = fuse_conv_bn_eval(convolution, normalisation), nn.Identity()
+    return model.to(memory_format=torch.channels_last)
+
+
 def _sequence(image: Tensor) -> list[Tensor]:
     """The past, oldest first, then the present: (B, 3, H, W) log range, residual, mask each."""
     present = image[:, :1]
@@ -96,13 +108,13 @@ class _Plain(nn.Conv2d):
         kernel: tuple[int, int] = (3, 3),
         stride: tuple[int, int] = (1, 1),
     ) -> None:
-        super().__init__(inputs, outputs, kernel, stride)
-        self._rows = (kernel[0] - 1) // 2
-        self._columns = (kernel[1] - stride[1] + 1) // 2 if stride[1] > 2 else (kernel[1] - 1) // 2
+        super().__init__(inputs, outputs, kernel, stride, ((kernel[0] - 1) // 2, 0))
+        self._around = (kernel[1] - stride[1] + 1) // 2 if stride[1] > 2 else (kernel[1] - 1) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (self._columns, self._columns, 0, 0), mode="circular")
-        x = F.pad(x, (0, 0, self._rows, self._rows))
+        around = self._around
+        if around:
+            x = torch.cat([x[..., -around:], x, x[..., :around]], 3)
         return super().forward(x)
 
 

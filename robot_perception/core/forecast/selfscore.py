@@ -18,7 +18,7 @@ from robot_perception.core.types import F32, F64, Scan
 
 METHODS = ("forecast", "geometry", "repeat")
 EVERY = 5
-_SECTORS = 8
+_SECTORS = 24
 # Half-lives of the running means, in scores of one horizon; and how many it takes to judge.
 _FORGET = 0.9
 _MIN_SCORES = 8

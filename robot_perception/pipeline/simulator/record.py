@@ -10,7 +10,15 @@ import numpy as np
 from numpy.random import PCG64, Generator
 
 from robot_perception.core.config import checked
-from robot_perception.core.types import F64, CameraInfo, Frame, ImageFrame, Odometry, Scan
+from robot_perception.core.types import (
+    F64,
+    CameraInfo,
+    Frame,
+    ImageFrame,
+    Odometry,
+    Scan,
+    Transforms,
+)
 from robot_perception.pipeline.messages import rosbags_factory
 from robot_perception.pipeline.simulator.config import (
     CAMERA_FRAME,
@@ -117,8 +125,9 @@ def write_recording(
     """
     frames = simulate(config, progress)
     with McapSink(path) as sink:
-        static = _transform(START_NS, LIDAR_FRAME, CAMERA_FRAME, CAMERA_IN_LIDAR)
-        sink.write("/tf_static", static.__msgtype__, static, START_NS)
+        mount = Odometry(START_NS, LIDAR_FRAME, CAMERA_FRAME, CAMERA_IN_LIDAR)
+        static = encode_frame(rosbags_factory, Transforms(START_NS, (mount,)))
+        sink.write("/tf_static", *static, START_NS)
         for frame in frames:
             for topic, message in _messages(frame):
                 sink.write(topic, message.__msgtype__, message, frame.stamp_ns)
@@ -139,10 +148,7 @@ def _messages(frame: SimulatedFrame) -> Iterator[tuple[str, Any]]:
     else:
         yield _TOPICS[type(frame)], encode_frame(make, frame)[1]
         if isinstance(frame, Odometry):
-            yield (
-                "/tf",
-                _transform(frame.stamp_ns, frame.frame_id, frame.child_frame_id, frame.pose),
-            )
+            yield "/tf", encode_frame(make, Transforms(frame.stamp_ns, (frame,)))[1]
 
 
 _TOPICS: dict[type, str] = {
@@ -151,21 +157,3 @@ _TOPICS: dict[type, str] = {
     Scan: "/points",
     Odometry: "/odom",
 }
-
-
-def _transform(stamp_ns: int, parent: str, child: str, pose: F64) -> Any:
-    make = rosbags_factory
-    encoded = encode_odometry(make, Odometry(stamp_ns, parent, child, pose)).pose.pose
-    p = encoded.position
-    transform = make(
-        "geometry_msgs/msg/Transform",
-        translation=make("geometry_msgs/msg/Vector3", x=p.x, y=p.y, z=p.z),
-        rotation=encoded.orientation,
-    )
-    stamped = make(
-        "geometry_msgs/msg/TransformStamped",
-        header=header(make, stamp_ns, parent),
-        child_frame_id=child,
-        transform=transform,
-    )
-    return make("tf2_msgs/msg/TFMessage", transforms=[stamped])

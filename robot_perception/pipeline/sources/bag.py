@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -20,7 +21,7 @@ from natsort import natsorted
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from robot_perception.core.errors import InputRejected
-from robot_perception.core.types import U16
+from robot_perception.core.types import U16, Transforms
 from robot_perception.pipeline.messages import TYPESTORE
 from robot_perception.pipeline.sources.base import (
     ROLE_OF_TYPE,
@@ -30,6 +31,7 @@ from robot_perception.pipeline.sources.base import (
     Topic,
     checked_roles,
     choose_roles,
+    role_of,
 )
 from robot_perception.pipeline.sources.mcap_storage import McapStorage
 from robot_perception.pipeline.sources.ros1_storage import Ros1Storage
@@ -89,7 +91,7 @@ class BagRecording:
     def _frames(self, wanted: Mapping[str, str], progress: Progress | None) -> Iterator[Item]:
         for raw in self._read(wanted, progress):
             role = wanted[raw.topic]
-            if ROLE_OF_TYPE.get(raw.type) == role:
+            if role_of(raw.topic, raw.type) == role:
                 yield self._item(raw, role)
             else:
                 yield Item(role, raw.stamp_ns, None, f"{raw.type} among messages of another type")
@@ -132,6 +134,8 @@ class BagRecording:
             frame = decode(self._deserialize(raw), raw.type, self._max_bytes)
         except InputRejected as error:
             return Item(name, raw.stamp_ns, None, error.reason)
+        if isinstance(frame, Transforms):
+            frame = replace(frame, static=role_of(raw.topic, raw.type) == "tf_static")
         return Item(name, raw.stamp_ns, frame, None)
 
     def _deserialize(self, raw: Raw) -> Any:

@@ -18,9 +18,10 @@ ROLE_OF_TYPE = {
     "sensor_msgs/msg/PointCloud2": "points",
     "sensor_msgs/msg/CameraInfo": "camera_info",
     "nav_msgs/msg/Odometry": "odom",
+    "tf2_msgs/msg/TFMessage": "tf",
 }
 # At equal stamps in this order: what a frame needs comes before it.
-ROLES = ("odom", "camera_info", "image", "points")
+ROLES = ("tf_static", "tf", "odom", "camera_info", "image", "points")
 
 # Images of these kinds are of no use as camera input, however many there are.
 _DERIVED = ("depth", "disparity", "label", "mask", "overlay", "confidence", "evidence", "range")
@@ -56,7 +57,8 @@ class Item:
 class Recording(Protocol):
     """A recording: read as often as wanted, never loaded as a whole.
 
-    `roles` gives the topic chosen for each role ("image", "points", "camera_info", "odom").
+    `roles` gives the topic chosen for each role ("image", "points", "camera_info", "odom",
+    "tf", "tf_static").
     `damage` says what was lost: complete once an iterator is exhausted, and of the last one begun.
     """
 
@@ -94,6 +96,13 @@ class Recording(Protocol):
         ...
 
 
+def role_of(name: str, type_name: str) -> str | None:
+    """What a topic of this name and type can be read as."""
+    role = ROLE_OF_TYPE.get(type_name)
+    # One type for both: the name tells.
+    return "tf_static" if role == "tf" and name.endswith("tf_static") else role
+
+
 def choose_roles(topics: Sequence[Topic]) -> dict[str, str]:
     """The topic to read for each role; roles without a topic that has messages are left out.
 
@@ -101,8 +110,8 @@ def choose_roles(topics: Sequence[Topic]) -> dict[str, str]:
     depth, labels, masks and the like come last, and the camera_info beside the image comes first.
     """
     roles: dict[str, str] = {}
-    for role in ("image", "points", "odom", "camera_info"):
-        candidates = [t for t in topics if ROLE_OF_TYPE.get(t.type) == role and t.count != 0]
+    for role in ("image", "points", "odom", "camera_info", "tf", "tf_static"):
+        candidates = [t for t in topics if role_of(t.name, t.type) == role and t.count != 0]
         beside = roles.get("image", "").rpartition("/")[0]
 
         def rank(topic: Topic, role: str = role, beside: str = beside) -> tuple[object, ...]:
@@ -125,7 +134,7 @@ def checked_roles(topics: Sequence[Topic], wanted: Mapping[str, str]) -> dict[st
             raise RecordingError(f"{role!r} is no role; there are {', '.join(ROLES)}")
         if name not in types:
             raise RecordingError(f"no topic {name!r}; recorded are {', '.join(types) or 'none'}")
-        if ROLE_OF_TYPE.get(types[name]) != role:
+        if role_of(name, types[name]) != role:
             raise RecordingError(f"{name!r} of type {types[name]} cannot be read as {role}")
         if name in by_name:
             raise RecordingError(f"{name!r} is asked for twice")
