@@ -16,7 +16,7 @@ ifdef AMENT_PREFIX_PATH
 unexport LD_LIBRARY_PATH
 endif
 
-.PHONY: help setup demo test test-all bench reliability clean
+.PHONY: help setup demo test test-all bench reliability docs clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -41,6 +41,12 @@ bench: setup ## all benchmarks
 
 reliability: setup ## all fault tests at length, fuzzing and an hour's soak; writes docs/reliability.md
 	@$(VENV)/python benchmarks/reliability/run.py $(RELIABILITY_ARGS)
+
+docs: setup ## the reference of the Python modules, in out/docs/api (installs pdoc)
+	@$(VENV)/python -m pip install --quiet --disable-pip-version-check 'pdoc>=15'
+	@$(VENV)/python -m pdoc --docformat markdown --no-show-source --output-directory out/docs/api \
+		robot_perception.core robot_perception.wire robot_perception.pipeline
+	@echo "reference: out/docs/api/index.html"
 
 clean: ## what was built and written, but not .venv
 	rm -rf build install log out *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
