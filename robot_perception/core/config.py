@@ -54,6 +54,12 @@ class SegmentationConfig:
     )
     points_per_side: int = param(32, "side of the prompt grid (sam, sam2)", low=1, high=128)
     decoder_batch: int = param(256, "prompts in one mask decoder pass", low=1, high=4096)
+    decoder: str = param(
+        "folded",
+        "mask decoder of segment-everything (sam): folded, the same result in fewer operations, or "
+        "as published",
+        choices=("folded", "published"),
+    )
     pred_iou_thresh: float = param(0.88, "least predicted IoU of a mask (sam)", low=0.0, high=1.0)
     stability_score_thresh: float = param(
         0.95, "least stability of a mask under a shift of its threshold (sam)", low=0.0, high=1.0
