@@ -4,9 +4,9 @@
         [--precision bfloat16] [--decoders folded,published] [--device cpu] [--json FILE]
 
 Without a checkpoint the weights are random, with the mask heads made stronger so that masks are
-stable, and the least predicted IoU set so that `--share` of the masks pass it. The reference is
-SamAutomaticMaskGenerator as it comes, 64 prompts at a time. Times on
-the CPU are CPU time by thread.
+stable, and the thresholds set so that `--share` of the masks pass the predicted IoU and `--stable`
+of these the stability. The reference is SamAutomaticMaskGenerator as it comes, 64 prompts at a
+time. Times on the CPU are CPU time by thread.
 """
 
 from __future__ import annotations
@@ -46,11 +46,21 @@ def make_model(name: str, checkpoint: str, device: str) -> Any:
     return model.to(device).eval()
 
 
-def threshold(model: PromptableSam, rgb: np.ndarray, share: float) -> float:
-    """The predicted IoU that `share` of the masks of an 8 x 8 grid exceed."""
+def chosen(model: PromptableSam, rgb: np.ndarray, share: float, stable: float) -> dict[str, float]:
+    """Thresholds on an 8 x 8 grid: `share` of masks pass by IoU, `stable` of these by stability.
+
+    The boxes of random masks are the whole image: none is a duplicate by its box.
+    """
     config = SegmentationConfig(points_per_side=8, pred_iou_thresh=0.0, decoder_batch=16)
-    _, iou = automatic._decode_grid(model, model.encode(rgb), config)
-    return float(torch.quantile(iou, 1 - share))
+    image = model.encode(rgb)
+    low, iou = automatic._decode_grid(model, image, config)
+    least = float(torch.quantile(iou, 1 - share))
+    _, scores = upsampled(model, image, low[iou > least], 1.0)
+    return {
+        "pred_iou_thresh": least,
+        "stability_score_thresh": float(torch.quantile(scores, 1 - stable)),
+        "box_nms_thresh": 1.0,
+    }
 
 
 def timed(device: str) -> float:
@@ -108,6 +118,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--share", type=float, default=0.2)
+    parser.add_argument("--stable", type=float, default=0.1)
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -115,12 +126,11 @@ def main() -> None:
     rgb = cv2.cvtColor(cv2.imread(str(options.image)), cv2.COLOR_BGR2RGB)
     model = make_model(options.model, options.checkpoint, options.device)
     exact = PromptableSam(model)
-    least = 0.88 if options.checkpoint else threshold(exact, rgb, options.share)
-    thresholds = {
-        "pred_iou_thresh": least,
-        "stability_score_thresh": 0.95 if options.checkpoint else 0.3,
-        "box_nms_thresh": 0.7,
-    }
+    thresholds = (
+        {"pred_iou_thresh": 0.88, "stability_score_thresh": 0.95, "box_nms_thresh": 0.7}
+        if options.checkpoint
+        else chosen(exact, rgb, options.share, options.stable)
+    )
     config = SegmentationConfig(
         points_per_side=options.points, decoder_batch=options.batch, **thresholds
     )

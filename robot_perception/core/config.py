@@ -73,6 +73,12 @@ class SegmentationConfig:
     backbone: str = param("none", "timm name of the DINO/DINOv2 backbone for descriptors, or none")
     backbone_checkpoint: str = param("", "path or registered name of the backbone's checkpoint")
     track_iou: float = param(0.3, "least mask IoU for an id to go on", low=0.0, high=1.0)
+    memory_segments: int = param(
+        32,
+        "segments that SAM 2's memory follows, the largest first; 0: by overlap only (sam2)",
+        low=0,
+        high=1000,
+    )
     track_max_age: int = param(5, "frames for which a lost id is remembered", low=0, high=1000)
 
 
