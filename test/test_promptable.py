@@ -117,6 +117,11 @@ class Counting(PromptableSam):
             raise torch.cuda.OutOfMemoryError("out of memory")
         return super().decode(image, points, labels, several)
 
+    def decode_passing(self, image, points, labels, least_iou):  # type: ignore[no-untyped-def]
+        if len(points) > self.room:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return super().decode_passing(image, points, labels, least_iou)
+
 
 def test_an_image_is_encoded_once_for_all_its_prompts() -> None:
     segmenter = Segmenter(SegmentationConfig())

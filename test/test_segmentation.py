@@ -175,6 +175,28 @@ def test_everything_equals_the_reference(kitti: Path) -> None:
     assert best.mean() >= 0.98
 
 
+def test_the_folded_decoder_equals_the_published_one() -> None:
+    """The same masks and scores, without the padding and without those that do not pass."""
+    model = small_sam()
+    rng = np.random.default_rng(0)
+    points = torch.from_numpy(rng.uniform(0, 200, (9, 1, 2)))
+    labels = torch.ones((9, 1), dtype=torch.int)
+    folded, published = (PromptableSam(model, folded=kind) for kind in (True, False))
+    image = published.encode(scene())
+    assert image.valid == (48, 64)
+    every, scores = published.decode_passing(image, points, labels, -1e9)
+    assert every.shape == (27, 64, 64)
+    for least in (-1e9, float(scores.median()), 1e9):
+        low, iou = folded.decode_passing(image, points, labels, least)
+        expected, their_iou = published.decode_passing(image, points, labels, least)
+        assert low.shape == (len(expected), 52, 64)
+        torch.testing.assert_close(iou, their_iou, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(low, expected[:, :52], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            folded.upsample(image, low), published.upsample(image, expected), atol=1e-3, rtol=1e-3
+        )
+
+
 class Blobs(torch.nn.Module):
     """In place of the mask decoder: discs of many sizes and slopes, as its prompt says."""
 

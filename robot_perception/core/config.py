@@ -54,6 +54,12 @@ class SegmentationConfig:
     )
     points_per_side: int = param(32, "side of the prompt grid (sam, sam2)", low=1, high=128)
     decoder_batch: int = param(256, "prompts in one mask decoder pass", low=1, high=4096)
+    decoder: str = param(
+        "folded",
+        "mask decoder of segment-everything (sam): folded, the same result in fewer operations, or "
+        "as published",
+        choices=("folded", "published"),
+    )
     pred_iou_thresh: float = param(0.88, "least predicted IoU of a mask (sam)", low=0.0, high=1.0)
     stability_score_thresh: float = param(
         0.95, "least stability of a mask under a shift of its threshold (sam)", low=0.0, high=1.0
@@ -67,6 +73,12 @@ class SegmentationConfig:
     backbone: str = param("none", "timm name of the DINO/DINOv2 backbone for descriptors, or none")
     backbone_checkpoint: str = param("", "path or registered name of the backbone's checkpoint")
     track_iou: float = param(0.3, "least mask IoU for an id to go on", low=0.0, high=1.0)
+    memory_segments: int = param(
+        32,
+        "segments that SAM 2's memory follows, the largest first; 0: by overlap only (sam2)",
+        low=0,
+        high=1000,
+    )
     track_max_age: int = param(5, "frames for which a lost id is remembered", low=0, high=1000)
 
 

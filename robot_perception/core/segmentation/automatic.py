@@ -7,6 +7,8 @@ decision near a threshold is always taken at full size, as the reference takes i
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -69,6 +71,8 @@ def _decode_grid(
     at = (np.arange(side) + 0.5) / side
     grid = np.stack(np.meshgrid(at, at), -1).reshape(-1, 2) * image.size[::-1]
     batch = config.decoder_batch
+    # The reference does not filter at a threshold of zero or below.
+    least = config.pred_iou_thresh if config.pred_iou_thresh > 0 else -math.inf
     while True:
         points = torch.as_tensor(grid, device=model.device)[:, None]
         labels = torch.full((len(points), 1), FOREGROUND, dtype=torch.int, device=model.device)
@@ -76,12 +80,7 @@ def _decode_grid(
             found = []
             for part in range(0, len(points), batch):
                 here = slice(part, part + batch)
-                low, iou = model.decode(image, points[here], labels[here], several=True)
-                low, iou = low.flatten(0, 1), iou.flatten()
-                if config.pred_iou_thresh > 0:
-                    good = iou > config.pred_iou_thresh
-                    low, iou = low[good], iou[good]
-                found.append((low, iou))
+                found.append(model.decode_passing(image, points[here], labels[here], least))
             return torch.cat([low for low, _ in found]), torch.cat([iou for _, iou in found])
         except torch.cuda.OutOfMemoryError as error:
             if batch == 1 and model.device.type == "cpu":

@@ -57,6 +57,16 @@ class Promptable(Protocol):
         """
         ...
 
+    def decode_passing(
+        self, image: Encoded, points: Tensor, labels: Tensor, least_iou: float
+    ) -> tuple[Tensor, Tensor]:
+        """Of three masks a prompt those with a predicted IoU above `least_iou`, in their order.
+
+        Low-resolution logits (K, h, w), without the padding where the model can leave it out, and
+        predicted IoU (K,).
+        """
+        ...
+
     def upsample(self, image: Encoded, low: Tensor) -> Tensor:
         """Logits (K, H, W) at the image's size of low-resolution ones (K, h, w)."""
         ...
@@ -69,6 +79,12 @@ class Masks:
     masks: NDArray[np.bool_]
     predicted_iou: F32
     stability: F32
+
+
+def passing(low: Tensor, iou: Tensor, least_iou: float) -> tuple[Tensor, Tensor]:
+    """Of masks (N, M, h, w) and predicted IoU (N, M) those above `least_iou`: (K, h, w), (K,)."""
+    good = iou > least_iou
+    return low[good], iou[good]
 
 
 def encode(model: Promptable, rgb: U8) -> Encoded:

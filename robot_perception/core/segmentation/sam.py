@@ -5,6 +5,7 @@ The models are those of the `segment_anything` and `mobile_sam` packages; loadin
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from robot_perception.core.config import SegmentationConfig
 from robot_perception.core.errors import WeightsRejected
-from robot_perception.core.segmentation.promptable import Encoded
+from robot_perception.core.segmentation.decoder import FoldedDecoder
+from robot_perception.core.segmentation.promptable import Encoded, passing
 from robot_perception.core.types import U8
 from robot_perception.core.weights import load_checkpoint, load_into, pick_device
 
@@ -23,15 +26,24 @@ VARIANTS = ("vit_t", "vit_b", "vit_l", "vit_h")
 
 
 class PromptableSam:
-    """`model` behind the Promptable interface; its decoder runs in `precision`."""
+    """`model` behind the Promptable interface; encoder and decoder run in `precision`.
+
+    `folded`: many prompts go through FoldedDecoder, else through the published modules.
+    """
 
     def __init__(
-        self, model: Sam, name: str = "sam", precision: torch.dtype = torch.float32
+        self,
+        model: Sam,
+        name: str = "sam",
+        precision: torch.dtype = torch.float32,
+        folded: bool = True,
     ) -> None:
         self.model = model
         self.name = name
         self.notice = ""
         self._precision = precision
+        self._wants_folded = folded
+        self._folded: FoldedDecoder | None = None
         self._resize = ResizeLongestSide(model.image_encoder.img_size)
 
     @property
@@ -40,6 +52,7 @@ class PromptableSam:
 
     def to_cpu(self) -> None:
         self.model.cpu()
+        self._folded = None
 
     @torch.inference_mode()
     def encode(self, rgb: U8) -> Encoded:
@@ -54,6 +67,50 @@ class PromptableSam:
     def decode(
         self, image: Encoded, points: Tensor, labels: Tensor, several: bool
     ) -> tuple[Tensor, Tensor]:
+        encoder = self.model.prompt_encoder
+        with self._autocast():
+            low, iou = self.model.mask_decoder(
+                image_embeddings=image.features.to(self.device),
+                image_pe=encoder.get_dense_pe(),
+                sparse_prompt_embeddings=self._sparse(image, points, labels),
+                dense_prompt_embeddings=self._dense().expand(len(points), -1, -1, -1),
+                multimask_output=several,
+            )
+        return low.float(), iou.float()
+
+    @torch.inference_mode()
+    def decode_passing(
+        self, image: Encoded, points: Tensor, labels: Tensor, least_iou: float
+    ) -> tuple[Tensor, Tensor]:
+        decoder = self.model.mask_decoder
+        if not (self._wants_folded and FoldedDecoder.fits(decoder)):
+            return passing(*self.decode(image, points, labels, several=True), least_iou)
+        if self._folded is None:
+            self._folded = FoldedDecoder(decoder, self._precision)
+        encoder = self.model.prompt_encoder
+        shared = self._folded.share(
+            image.features.to(self.device), encoder.get_dense_pe(), self._dense()
+        )
+        sparse = self._sparse(image, points, labels)
+        # One low-resolution pixel beyond the image takes part in its upsampling; four are a place.
+        rows, columns = (
+            min(side, math.ceil((math.ceil(valid) + 1) / 4))
+            for side, valid in zip(shared.side, image.valid, strict=True)
+        )
+        return self._folded.decode(shared, sparse, least_iou, (rows, columns))
+
+    @torch.inference_mode()
+    def upsample(self, image: Encoded, low: Tensor) -> Tensor:
+        # As Sam.postprocess_masks, but for logits that lack the padding.
+        padded = interpolate(low[:, None], scale_factor=4, mode="bilinear", align_corners=False)
+        rows, columns = (round(valid * 4) for valid in image.valid)
+        logits: Tensor = interpolate(
+            padded[..., :rows, :columns], image.size, mode="bilinear", align_corners=False
+        )
+        return logits[:, 0]
+
+    def _sparse(self, image: Encoded, points: Tensor, labels: Tensor) -> Tensor:
+        """Tokens (N, T, C) of points and corners of boxes."""
         scaled = self._resize.apply_coords_torch(points, image.size)
         box = labels.shape[1] and bool((labels > 1).any())
         # A prompt without a box is padded with a point that is none, as in training.
@@ -61,25 +118,14 @@ class PromptableSam:
             scaled = torch.cat([scaled, scaled.new_zeros(len(scaled), 1, 2)], 1)
             labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], 1)
         encoder = self.model.prompt_encoder
-        sparse, dense = encoder._embed_points(scaled, labels, pad=False), None
-        sparse = _with_corners(encoder, sparse, scaled, labels) if box else sparse
-        side = encoder.image_embedding_size
-        dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(len(points), -1, *side)
-        with self._autocast():
-            low, iou = self.model.mask_decoder(
-                image_embeddings=image.features.to(self.device),
-                image_pe=encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=several,
-            )
-        return low.float(), iou.float()
+        sparse: Tensor = encoder._embed_points(scaled, labels, pad=False)
+        return _with_corners(encoder, sparse, scaled, labels) if box else sparse
 
-    @torch.inference_mode()
-    def upsample(self, image: Encoded, low: Tensor) -> Tensor:
-        size = (round(image.valid[0] * 4), round(image.valid[1] * 4))
-        logits: Tensor = self.model.postprocess_masks(low[:, None], size, image.size)
-        return logits[:, 0]
+    def _dense(self) -> Tensor:
+        """The dense prompt (1, C, h, w) where no mask is given."""
+        encoder = self.model.prompt_encoder
+        dense: Tensor = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        return dense.expand(1, -1, *encoder.image_embedding_size)
 
     def _autocast(self) -> torch.autocast:
         lower = self._precision != torch.float32
@@ -104,7 +150,8 @@ def load_sam(config: SegmentationConfig) -> PromptableSam:
     load_into(model, state)
     precision = getattr(torch, config.precision)
     device = pick_device(config.device)
-    return PromptableSam(model.to(device).eval(), f"sam:{config.model}", precision)
+    folded = config.decoder == "folded"
+    return PromptableSam(model.to(device).eval(), f"sam:{config.model}", precision, folded)
 
 
 def build(variant: str) -> Sam:

@@ -16,7 +16,7 @@ from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sa
 
 from robot_perception.core.config import SegmentationConfig
 from robot_perception.core.errors import WeightsRejected
-from robot_perception.core.segmentation.promptable import Encoded
+from robot_perception.core.segmentation.promptable import Encoded, passing
 from robot_perception.core.types import U8
 from robot_perception.core.weights import load_checkpoint, load_into, pick_device
 
@@ -125,6 +125,11 @@ class PromptableSam2:
                 high_resolution_features=fine,
             )
         return low[0].float().clamp(-32, 32), iou[0].float()
+
+    def decode_passing(
+        self, image: Encoded, points: Tensor, labels: Tensor, least_iou: float
+    ) -> tuple[Tensor, Tensor]:
+        return passing(*self.decode(image, points, labels, several=True), least_iou)
 
     @torch.inference_mode()
     def upsample(self, image: Encoded, low: Tensor) -> Tensor:

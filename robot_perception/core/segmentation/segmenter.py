@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from robot_perception.core.segmentation.promptable import (
 from robot_perception.core.segmentation.tracking import Tracker
 from robot_perception.core.types import F32, U8, ImageFrame, Segmentation
 
+if TYPE_CHECKING:
+    from robot_perception.core.segmentation.memory import VideoMemory
+
 _LEAST_BATCH = 8
 
 
@@ -37,6 +41,7 @@ class Segmenter:
         self._backbone = backbone
         self._tracker = Tracker(config.track_iou, config.track_max_age)
         self._model = _load(config)
+        self._memory = _memory(self._model, config)
         self.backend = self._model.name if self._model else embedded.NAME
         self._encoded: tuple[U8, Encoded] | None = None
         self._embedded: tuple[U8, Regions] | None = None
@@ -54,7 +59,11 @@ class Segmenter:
         if self._backbone is not None:
             features = self._backbone.features(frame.rgb)
             descriptors = self._backbone.pool(features, regions.labels, np.arange(1, count + 1))
+        if self._memory is not None:
+            self._tracker.expect(self._memory.predict(self._encode(frame.rgb)))
         ids = self._tracker.step(regions.labels, count, descriptors)
+        if self._memory is not None:
+            self._memory.learn(regions.labels, ids)
         by_label = np.concatenate([[0], ids]).astype(np.uint16)
         scores = np.concatenate([[0.0], regions.predicted_iou]).astype(np.float32)
         return Segmentation(
@@ -78,6 +87,8 @@ class Segmenter:
     def reset(self) -> None:
         """Forget all tracks."""
         self._tracker.reset()
+        if self._memory is not None:
+            self._memory.reset()
 
     def _regions(self, frame: ImageFrame) -> Regions:
         if self._model is None:
@@ -129,3 +140,14 @@ def _load(config: SegmentationConfig) -> Promptable | None:
 
         return load_sam2(config)
     return None
+
+
+def _memory(model: Promptable | None, config: SegmentationConfig) -> VideoMemory | None:
+    """The memory of the backend that has one."""
+    if config.backend != "sam2" or not config.memory_segments:
+        return None
+    from robot_perception.core.segmentation.memory import VideoMemory
+    from robot_perception.core.segmentation.sam2 import PromptableSam2
+
+    assert isinstance(model, PromptableSam2)
+    return VideoMemory(model, config.memory_segments)

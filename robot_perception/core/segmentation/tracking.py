@@ -66,6 +66,27 @@ class Tracker:
         self._labels, self._ids, self._descriptors = labels, ids, descriptors
         return ids
 
+    def expect(self, where: I32) -> None:
+        """Take ids to be where a prediction (H, W) has them, 0: it has none, in the next frame.
+
+        Ids that it does not have stay where they were.
+        """
+        if self._labels is None or self._labels.shape != where.shape:
+            return
+        before = np.concatenate([[0], self._ids])[self._labels]
+        predicted = np.setdiff1d(where, [0])
+        now = np.where(where > 0, where, np.where(np.isin(before, predicted), 0, before))
+        back = np.setdiff1d(predicted, self._ids)
+        if self._descriptors is not None:
+            unknown = np.zeros((len(back), self._descriptors.shape[1]), np.float32)
+            self._descriptors = np.concatenate([self._descriptors, unknown])
+        self._ids = np.concatenate([self._ids, back])
+        for key in back.tolist():
+            self._lost.pop(key, None)
+        label = np.zeros(_HIGHEST_ID + 1, np.int32)
+        label[self._ids] = np.arange(1, len(self._ids) + 1)
+        self._labels = label[now]
+
     def _match_last(self, labels: I32, ids: _Ids, descriptors: F32 | None) -> None:
         assert self._labels is not None
         iou = label_iou(self._labels, labels, len(self._ids), len(ids))
