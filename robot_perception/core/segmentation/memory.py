@@ -106,7 +106,7 @@ class VideoMemory:
             .permute(2, 0, 1)
             for f in maps
         ]
-        self._cache.clear_all()
+        self._cache.clear_all()  # type: ignore[no-untyped-call]
         self._cache.cache_vision_features(
             self._frame, {"vision_feats": flat, "vision_pos_embeds": positions}
         )
