@@ -154,7 +154,8 @@ def test_forecast_node_lives_through_a_working_day(peer: Peer) -> None:
         cloud = results[-1]
         assert cloud.header.frame_id == "velodyne"
         assert cloud.header.stamp.nanosec == 300_000_000
-        assert {f.name for f in cloud.fields} == {"x", "y", "z", "horizon", "probability"}
+        fields = {"x", "y", "z", "horizon", "probability", "moving"}
+        assert {f.name for f in cloud.fields} == fields
         # Nothing moves: what is predicted is what is seen.
         seen = decode_cloud(message_of(ring_scan(0)), 2**28).xyz
         predicted = decode_cloud(cloud, 2**28).xyz

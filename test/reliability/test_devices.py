@@ -138,8 +138,8 @@ def test_a_failed_forecast_leaves_no_trace() -> None:
     for i in range(4):
         expected = plain.step(scan(i))
         if i == 2:
-            inner = faulty.forecaster._warped
-            faulty.forecaster._warped = failing(1, MEMORY, inner)  # type: ignore[method-assign]
+            inner = faulty.forecaster._chosen
+            faulty.forecaster._chosen = failing(1, MEMORY, inner)  # type: ignore[method-assign]
         found = faulty.step(scan(i))
         assert len(found) == len(expected)
         for a, b in zip(found, expected, strict=True):
