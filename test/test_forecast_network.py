@@ -23,7 +23,7 @@ from robot_perception.core.forecast.methods import gmac
 from robot_perception.core.forecast.motion import Motion, MotionEstimator
 from robot_perception.core.forecast.scene import Scene, SceneBuilder, observe
 from robot_perception.core.forecast.selection import SelectorForecaster, bundled_weights
-from robot_perception.core.forecast.selector import Selector
+from robot_perception.core.forecast.selector import Selector, shuffled
 from robot_perception.core.forecast.selfscore import SelfScorer
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.training import Epoch, TrainingConfig, save_weights, train
@@ -155,11 +155,13 @@ def test_live_decision_is_that_of_training(scene: tuple[Scene, SensorModel]) -> 
     seen = features(known, found, network_model(model))
     moving = found.moves
     assert moving.any()
-    size = (5, 5, *seen.image.shape[1:])
-    logits = (4 * np.random.default_rng(0).standard_normal(size)).astype(np.float32)
-    choice, near = decide(logits, seen.pixel, found, 1.0)
+    height, width = seen.image.shape[1:]
+    size = (height, width // 4, 5, 5, 4)
+    patches = (4 * np.random.default_rng(0).standard_normal(size)).astype(np.float32)
+    choice, near = decide(patches, seen.pixel, found, 1.0)
+    logits = shuffled(torch.from_numpy(patches)[None])[0]
     inside = np.flatnonzero(seen.pixel >= 0)
-    at = at_pixels(torch.from_numpy(logits), torch.from_numpy(seen.pixel[inside].astype(np.int64)))
+    at = at_pixels(logits, torch.from_numpy(seen.pixel[inside].astype(np.int64)))
     memory = torch.from_numpy(inside >= found.observed)
     flags = memory, torch.from_numpy(moving[inside]), torch.from_numpy(found.visible[:, inside])
     expected = choose(scores(at, *flags), default(*flags), 1.0)

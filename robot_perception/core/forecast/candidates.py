@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numba
@@ -17,6 +16,7 @@ from robot_perception.core.range_image import (
     is_behind,
     look,
 )
+from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, F64
 
 # Columns to both sides in which nothing may cover a remembered point.
@@ -66,8 +66,7 @@ def candidates(
         image, _, _ = look(moved, inverse, model, (ranges[h], pixels[h]))
         _find_visible(image, ranges[h], pixels[h], behind_now, visible[h])
 
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(see, range(len(poses))))
+    list(threads().map(see, range(len(poses))))
     return Candidates(
         points, velocity, moves, len(scene.xyz), visible, ranges, pixels, poses, horizons_s
     )

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from robot_perception.core.forecast.candidates import Candidates
 from robot_perception.core.forecast.choice import LEAVE_OUT, MOVE, PRIOR, STAND
+from robot_perception.core.threads import threads
 from robot_perception.core.types import F32
 
 
 def decide(
-    logits: F32, pixel: NDArray[np.int32], found: Candidates, gate: float
+    patches: F32, pixel: NDArray[np.int32], found: Candidates, gate: float
 ) -> tuple[NDArray[np.int8], F32]:
     """The choice (T, P) for each candidate, as `choice.choose` makes it, and the logit (T, P) that
-    it is near the truth, from logits (T, 5, H, W); what is outside of the image is left out."""
-    flat = np.ascontiguousarray(logits.reshape(*logits.shape[:2], -1))
-    choice = np.full((len(flat), len(pixel)), LEAVE_OUT, np.int8)
+    it is near the truth, from logits by patch (H, W / p, T, 5, p); what is outside of the image is
+    left out."""
+    choice = np.full((len(found.visible), len(pixel)), LEAVE_OUT, np.int8)
     near = np.zeros(choice.shape, np.float32)
 
     def of(h: int) -> None:
         known = found.moves, found.observed, found.visible[h]
-        _decide(flat[h], pixel, *known, np.float32(gate), choice[h], near[h])
+        _decide(patches, h, pixel, *known, np.float32(gate), choice[h], near[h])
 
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(of, range(len(flat))))
+    list(threads().map(of, range(len(choice))))
     return choice, near
 
 
 @numba.njit(cache=True, nogil=True)
 def _decide(
-    logits: F32,
+    patches: F32,
+    horizon: int,
     pixel: NDArray[np.int32],
     moving: NDArray[np.bool_],
     observed: int,
@@ -43,22 +42,25 @@ def _decide(
     near: F32,
 ) -> None:
     prior = np.float32(PRIOR)
+    columns, width = patches.shape[1], patches.shape[4]
     for i in range(len(pixel)):
         at = pixel[i]
         if at < 0:
             continue
+        patch, k = divmod(at, width)
+        logits = patches[patch // columns, patch % columns, horizon]
         seen = visible[i]
         if i >= observed:
-            recall = logits[2, at] - (prior if seen else 2 * prior)
-            near[i] = logits[4, at]
+            recall = logits[2, k] - (prior if seen else 2 * prior)
+            near[i] = logits[4, k]
             if recall > gate:
                 choice[i] = STAND
             continue
-        near[i] = logits[3, at]
-        leave_out = logits[0, at] + (-prior if seen else prior)
+        near[i] = logits[3, k]
+        leave_out = logits[0, k] + (-prior if seen else prior)
         keep = MOVE if moving[i] else STAND
         usual = np.float32(0)
-        other = -logits[1, at] - prior if moving[i] else np.float32(-1e4)
+        other = -logits[1, k] - prior if moving[i] else np.float32(-1e4)
         if seen:
             if leave_out > other:
                 choice[i] = LEAVE_OUT if leave_out - usual > gate else keep

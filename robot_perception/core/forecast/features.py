@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numba
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from robot_perception.core.forecast.candidates import Candidates
 from robot_perception.core.forecast.scene import Scene
 from robot_perception.core.range_image import SensorModel, look
+from robot_perception.core.threads import threads
 from robot_perception.core.types import F32
 
 LAGS = 4
@@ -48,32 +48,31 @@ def network_model(model: SensorModel) -> SensorModel:
 
 def features(scene: Scene, found: Candidates, model: SensorModel) -> Features:
     """Features of `scene` in the range image of `model`."""
-    with ThreadPoolExecutor() as pool:
-        lags = scene.past[: -LAGS - 1 : -1]
-        views = [pool.submit(look, past.xyz, past.pose, model) for past in lags]
-        behind, hidden_ranges, theirs = look(scene.memory, np.eye(4), model)
-        image = np.empty((model.rows, model.columns), np.float32)
-        own = np.empty(len(scene.pixels), np.int32)
-        _halve(scene.image, scene.pixels, image, own)
-        # Channels last: all that is known of a pixel stands together.
-        out = np.zeros((model.rows, model.columns, CHANNELS), np.float32)
-        out[..., _ELEVATION] = model.elevations_rad[:, None] / 0.3
-        out[..., -2] = np.linalg.norm(scene.twist[3:]) / 10
-        out[..., -1] = scene.twist[2] / 0.5
-        _surface(image, behind, out)
-        flat = out.reshape(-1, CHANNELS)
-        shown = found.visible[:HORIZONS]
-        observed = found.observed
-        _points(
-            *(own, scene.ranges, image.reshape(-1), scene.xyz, scene.velocity, scene.moves),
-            *(shown[:, :observed], flat),
-        )
-        _remembered(
-            *(theirs, hidden_ranges, behind.reshape(-1), scene.memory_age_s),
-            *(shown[:, observed:], flat),
-        )
-        for lag, view in enumerate(views):
-            _past(image, view.result()[0], _PAST + 2 * lag, out)
+    lags = scene.past[: -LAGS - 1 : -1]
+    views = [threads().submit(look, past.xyz, past.pose, model) for past in lags]
+    behind, hidden_ranges, theirs = look(scene.memory, np.eye(4), model)
+    image = np.empty((model.rows, model.columns), np.float32)
+    own = np.empty(len(scene.pixels), np.int32)
+    _halve(scene.image, scene.pixels, image, own)
+    # Channels last: all that is known of a pixel stands together.
+    out = np.zeros((model.rows, model.columns, CHANNELS), np.float32)
+    out[..., _ELEVATION] = model.elevations_rad[:, None] / 0.3
+    out[..., -2] = np.linalg.norm(scene.twist[3:]) / 10
+    out[..., -1] = scene.twist[2] / 0.5
+    _surface(image, behind, out)
+    flat = out.reshape(-1, CHANNELS)
+    shown = found.visible[:HORIZONS]
+    observed = found.observed
+    _points(
+        *(own, scene.ranges, image.reshape(-1), scene.xyz, scene.velocity, scene.moves),
+        *(shown[:, :observed], flat),
+    )
+    _remembered(
+        *(theirs, hidden_ranges, behind.reshape(-1), scene.memory_age_s),
+        *(shown[:, observed:], flat),
+    )
+    for lag, view in enumerate(views):
+        _past(image, view.result()[0], _PAST + 2 * lag, out)
     return Features(out.transpose(2, 0, 1), np.concatenate([own, theirs]))
 
 

@@ -8,7 +8,6 @@ scans, all of them at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import minimum_filter
 
 from robot_perception.core.range_image import SensorModel, look
+from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, F64
 
 _REACH_M = 50.0
@@ -82,10 +82,9 @@ def velocities(
     members = [np.flatnonzero(stands.cluster == name) for name in np.flatnonzero(enough)]
     if not members:
         return velocity, moves
-    with ThreadPoolExecutor() as pool:
-        maps = np.stack(list(pool.map(_distance_map, past)))
-        ages = np.array([scan.age_s for scan in past], np.float32)
-        found = list(pool.map(lambda m: _best_velocity(stands.points[m], maps, ages), members))
+    maps = np.stack(list(threads().map(_distance_map, past)))
+    ages = np.array([scan.age_s for scan in past], np.float32)
+    found = list(threads().map(lambda m: _best_velocity(stands.points[m], maps, ages), members))
     for those, best in zip(members, found, strict=True):
         if best is not None:
             velocity[stands.index[those], :2] = best
@@ -105,8 +104,7 @@ def was_free(xyz: F32, past: Sequence[PastScan], model: SensorModel) -> NDArray[
         beyond = nearest.ravel()[pixels] > ranges + np.maximum(_FREE_M, _FREE_SHARE * ranges)
         return np.asarray((pixels >= 0) & beyond)
 
-    with ThreadPoolExecutor() as pool:
-        return np.asarray(np.any(list(pool.map(free, past)), axis=0))
+    return np.asarray(np.any(list(threads().map(free, past)), axis=0))
 
 
 def above_ground(xyz: F32) -> NDArray[np.bool_]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +19,7 @@ from robot_perception.core.forecast.selfscore import SelfScorer
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.warp import predicted_poses
 from robot_perception.core.range_image import SensorModel, project, unproject
+from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, Forecast, Odometry, Scan
 
 _MIN_POINTS = 100
@@ -109,10 +109,9 @@ class Forecaster:
             self.reset()
         model = self._sensor.model(scan)
         if self._builder is not None:
-            with ThreadPoolExecutor(1) as pool:
-                observed = pool.submit(observe, scan, model)
-                motion = self._motion.step(scan, odometry)
-                scene = self._builder.step(observed.result(), motion)
+            observed = threads().submit(observe, scan, model)
+            motion = self._motion.step(scan, odometry)
+            scene = self._builder.step(observed.result(), motion)
             self._last = scan
             return None if motion is None else self._selected(scan, scene, model)
         motion = self._motion.step(scan, odometry)

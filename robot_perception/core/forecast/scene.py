@@ -13,6 +13,7 @@ from robot_perception.core.forecast.flow import PastScan, Standing, standing, ve
 from robot_perception.core.forecast.motion import Motion
 from robot_perception.core.forecast.warp import transform
 from robot_perception.core.range_image import SensorModel, is_behind, look, project
+from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, F64, Scan
 
 # Past scans whose comparison with the present tells what moves: 0.2 and 0.4 s at 10 Hz.
@@ -90,15 +91,20 @@ class SceneBuilder:
     def step(self, seen: Observed, motion: Motion | None) -> Scene:
         """The scene at a scan, whose `motion` is None if it is the first."""
         scan, model = seen.scan, seen.model
-        if motion is not None and self._stamp_ns is not None:
-            dt = (scan.stamp_ns - self._stamp_ns) * 1e-9
-            self._carry(np.asarray(np.linalg.inv(motion.relative)), dt, seen.image, model)
-        else:
+        if motion is None or self._stamp_ns is None:
             self.reset()
+            velocity, moves = velocities(len(scan.xyz), seen.stands, (), model)
+        else:
+            dt = (scan.stamp_ns - self._stamp_ns) * 1e-9
+            step = np.asarray(np.linalg.inv(motion.relative))
+            moved = [replace(p, pose=step @ p.pose, age_s=p.age_s + dt) for p in self._past]
+            self._past = deque(moved, maxlen=self._kept)
+            hidden = threads().submit(self._hidden, step, dt, seen.image, model)
+            compared = [moved[-lag] for lag in _LAGS if lag <= len(moved)]
+            velocity, moves = velocities(len(scan.xyz), seen.stands, compared, model)
+            self._memory, self._age = hidden.result()
         self._stamp_ns = scan.stamp_ns
         past = tuple(self._past)
-        compared = [past[-lag] for lag in _LAGS if lag <= len(past)]
-        velocity, moves = velocities(len(scan.xyz), seen.stands, compared, model)
         now = PastScan(scan.xyz, seen.stands.points, seen.image, np.eye(4), 0.0)
         # A new one: a copy of this builder keeps its own.
         self._past = deque([*self._past, now], maxlen=self._kept)
@@ -108,11 +114,9 @@ class SceneBuilder:
             *(seen.image, seen.ranges, seen.pixels),
         )
 
-    def _carry(self, step: F64, dt: float, image: F32, model: SensorModel) -> None:
-        """Bring the past into the present frame by `step` (4, 4), and see what is hidden of it
-        behind the present range image (H, W)."""
-        moved = [replace(p, pose=step @ p.pose, age_s=p.age_s + dt) for p in self._past]
-        self._past = deque(moved, maxlen=self._kept)
+    def _hidden(self, step: F64, dt: float, image: F32, model: SensorModel) -> tuple[F32, F32]:
+        """The memory (M, 3) brought into the present frame by `step` (4, 4), with its ages (M,):
+        what is hidden behind the present range image (H, W)."""
         pool = np.concatenate([self._memory, self._past[-1].xyz])
         age = np.zeros(len(pool), np.float32)
         age[: len(self._age)] = self._age
@@ -124,7 +128,7 @@ class SceneBuilder:
         # One to a pixel bounds the memory.
         _, index = project(pool, model)
         chosen = index[index >= 0]
-        self._memory, self._age = pool[chosen], age[chosen]
+        return pool[chosen], age[chosen]
 
 
 @numba.njit(cache=True, nogil=True)

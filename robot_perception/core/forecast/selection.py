@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,6 +21,7 @@ from robot_perception.core.forecast.scene import Scene
 from robot_perception.core.forecast.selector import COLUMNS, ROWS, Selector, folded
 from robot_perception.core.precision import pick_dtype
 from robot_perception.core.range_image import SensorModel, look
+from robot_perception.core.threads import threads
 from robot_perception.core.types import F32
 from robot_perception.core.weights import load_into, load_state_dict, pick_device, resolve
 
@@ -73,7 +73,7 @@ class SelectorForecaster:
         seen = features(scene, found, network_model(model))
         try:
             image = torch.from_numpy(seen.image)[None].to(self._device, self._dtype)
-            logits = self._model(image)[0, : len(found.visible)].float().cpu()
+            logits = self._model.patches(image)[0].float().cpu()
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise InputRejected("out of GPU memory for the forecast") from error
@@ -83,8 +83,7 @@ class SelectorForecaster:
             probability = np.asarray(1 / (1 + np.exp(-near[h])), np.float32)
             return _selected(found, h, choice[h], probability, model)
 
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(of, range(len(choice))))
+        return list(threads().map(of, range(len(choice))))
 
 
 def of_geometry(found: Candidates, model: SensorModel) -> list[Selected]:
@@ -97,8 +96,7 @@ def of_geometry(found: Candidates, model: SensorModel) -> list[Selected]:
         probability = reliability.of_warp(found.ranges[h], found.horizons_s[h])
         return _selected(found, h, choice, probability, model)
 
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(of, range(len(found.visible))))
+    return list(threads().map(of, range(len(found.visible))))
 
 
 def _selected(

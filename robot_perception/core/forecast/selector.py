@@ -58,10 +58,16 @@ class Selector(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, image: Tensor) -> Tensor:
+        return shuffled(self.patches(image))
+
+    def patches(self, image: Tensor) -> Tensor:
+        """The logits by patch: (B, H, W / 4, T, 5, 4)."""
         fine = self.fine(self.patch(image))
         middle = self.middle(fine)
         coarse = self.coarse(middle)
-        states = self.recur([self.step(x) for x in _sequence(image)])
+        steps = _sequence(image)
+        seen: Tensor = self.step(steps.flatten(0, 1))
+        states = self.recur(seen.reshape(*steps.shape[:2], *seen.shape[1:]))
         coarse = self.join(torch.cat([coarse, self.attend(coarse, states)], 1))
         coarse = coarse * torch.sigmoid(self.channel(coarse.mean((2, 3))))[:, :, None, None]
         maps = torch.cat([coarse.mean(1, keepdim=True), coarse.amax(1, keepdim=True)], 1)
@@ -69,12 +75,16 @@ class Selector(nn.Module):
         up = F.interpolate(coarse, size=middle.shape[2:], mode="nearest")
         middle = self.squeeze(self.up_middle(torch.cat([up, middle], 1)))
         up = F.interpolate(middle, size=fine.shape[2:], mode="nearest")
-        logits = self.head(self.up_fine(torch.cat([up, fine], 1)))
-        batch, _, height, width = logits.shape
-        logits = logits.reshape(batch, HORIZONS, OUTPUTS, _PATCH, height, width)
-        shape = (batch, HORIZONS, OUTPUTS, height, width * _PATCH)
-        shuffled: Tensor = logits.permute(0, 1, 2, 4, 5, 3).reshape(shape)
-        return shuffled
+        logits: Tensor = self.head(self.up_fine(torch.cat([up, fine], 1)))
+        # No copy where the memory has the channels last.
+        logits = logits.permute(0, 2, 3, 1)
+        return logits.reshape(*logits.shape[:3], HORIZONS, OUTPUTS, _PATCH)
+
+
+def shuffled(patches: Tensor) -> Tensor:
+    """Logits (B, H, W / 4, T, 5, 4) by patch as images (B, T, 5, H, W)."""
+    images: Tensor = patches.permute(0, 3, 4, 1, 2, 5).flatten(4)
+    return images
 
 
 def folded(model: Selector) -> Selector:
@@ -88,14 +98,14 @@ def folded(model: Selector) -> Selector:
     return model.to(memory_format=torch.channels_last)
 
 
-def _sequence(image: Tensor) -> list[Tensor]:
-    """The past, oldest first, then the present: (B, 3, H, W) log range, residual, mask each."""
+def _sequence(image: Tensor) -> Tensor:
+    """The past, oldest first, then the present: (P, B, 3, H, W) log range, residual, mask."""
     present = image[:, :1]
     past = [
         torch.cat([present, image[:, 2 + 2 * lag : 4 + 2 * lag]], 1)
         for lag in reversed(range(LAGS))
     ]
-    return [*past, torch.cat([present, torch.zeros_like(present), image[:, 1:2]], 1)]
+    return torch.stack([*past, torch.cat([present, torch.zeros_like(present), image[:, 1:2]], 1)])
 
 
 class _Plain(nn.Conv2d):
@@ -140,8 +150,8 @@ class _ConvGRU(nn.Module):
         self.gates = _Plain(inputs + hidden, 2 * hidden)
         self.candidate = _Plain(inputs + hidden, hidden)
 
-    def forward(self, steps: list[Tensor]) -> Tensor:
-        state = steps[0].new_zeros(len(steps[0]), self.hidden, *steps[0].shape[2:])
+    def forward(self, steps: Tensor) -> Tensor:
+        state = steps.new_zeros(len(steps[0]), self.hidden, *steps.shape[3:])
         states = []
         for x in steps:
             reset, update = torch.sigmoid(self.gates(torch.cat([x, state], 1))).chunk(2, 1)
