@@ -183,6 +183,9 @@ def train_forecast(
     start: Annotated[Path | None, typer.Option(help="weights to adapt (ours)")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     learning_rate: Annotated[float, typer.Option(help="of ours")] = 2e-3,
+    least_gate: Annotated[
+        float, typer.Option(help="least lead by which to depart from geometry (ours)", min=1, max=6)
+    ] = 1.0,
     stride: Annotated[int, typer.Option(help="a sample at every so many-th scan", min=1)] = 3,
     speedup: Annotated[
         list[int] | None,
@@ -212,7 +215,9 @@ def train_forecast(
     chosen = load_tasks(config, settings or (), ["forecast"]).forecast
     assert chosen is not None
     augmentation = Augmentation((1, *(speedup or ())), (1, *(thin or ())), scan_dropout, pose_noise)
-    training = TrainingConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
+    training = TrainingConfig(
+        epochs=epochs, learning_rate=learning_rate, least_gate=least_gate, seed=seed
+    )
     best = run(
         recordings or [], validation or [], drives, out, network, chosen, training, stride, start,
         augmentation, console,

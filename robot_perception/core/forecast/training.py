@@ -46,7 +46,8 @@ _GATES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 1e9)
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how fast to train; `crop` columns of an image are seen at a time."""
+    """How long and how fast to train; `crop` columns of an image are seen at a time. The gate is
+    at least `least_gate`."""
 
     epochs: int = 30
     batch: int = 4
@@ -55,6 +56,7 @@ class TrainingConfig:
     weight_decay: float = 1e-2
     patience: int = 6
     near_weight: float = 0.1
+    least_gate: float = 1.0
     seed: int = 0
 
 
@@ -213,6 +215,7 @@ def _validated(
     loss: float,
 ) -> Epoch:
     model.eval()
+    gates = [gate for gate in _GATES if gate >= config.least_gate]
     losses, gains = [], []
     for path in paths:
         batch = batch_of([load_sample(path)])
@@ -223,7 +226,7 @@ def _validated(
         standard = default(p["memory"], p["moving"], p["visible"])
         base = _chamfer(F.one_hot(standard, 3).float(), _near_standard(p), p)
         row = []
-        for gate in _GATES:
+        for gate in gates:
             chosen = F.one_hot(choose(score, standard, gate), 3).float()
             row.append(
                 float(1 - (_chamfer(chosen, _near_chosen(logits[0], p, gate), p) / base).mean())
@@ -232,7 +235,7 @@ def _validated(
     losses, gains = ranks.gathered(losses), ranks.gathered(gains)
     mean = np.mean(gains, axis=0)
     best = int(mean.argmax())
-    return Epoch(number, loss, float(np.mean(losses)), float(mean[best]), _GATES[best])
+    return Epoch(number, loss, float(np.mean(losses)), float(mean[best]), gates[best])
 
 
 def _near_chosen(answer: Tensor, p: dict[str, Tensor], gate: float) -> Tensor:
