@@ -251,10 +251,20 @@ def simulate(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """What works on this machine: GPU, ROS, transport, weights."""
+def doctor(
+    recording: Annotated[
+        Path | None, typer.Argument(help="of a robot that is new; none: this machine")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="parameter file to write")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What works on this machine, or on the robot of a recording, and how to configure it."""
     from robot_perception.apps.doctor import print_doctor
 
+    if recording is not None:
+        from robot_perception.apps.survey import print_survey
+
+        raise typer.Exit(print_survey(recording, out, as_json))
     raise typer.Exit(print_doctor(as_json))
 
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected
@@ -22,7 +24,8 @@ from robot_perception.core.forecast import ranks
 from robot_perception.core.forecast.atppnet_training import train_atppnet
 from robot_perception.core.forecast.augment import Augmentation, faster, thinned
 from robot_perception.core.forecast.dataset import samples
-from robot_perception.core.forecast.training import Epoch, TrainingConfig, train
+from robot_perception.core.forecast.selection import bundled_weights
+from robot_perception.core.forecast.training import Epoch, TrainingConfig, gain_of, train
 from robot_perception.core.types import Odometry, Scan
 from robot_perception.core.weights import load_state_dict, pick_device
 from robot_perception.pipeline.simulator.variety import scans, varied
@@ -88,6 +91,7 @@ def train_forecast(
             )  # fmt: skip
     if ranks.rank():
         return best
+    saved = _compared(out, start, check, device, console) if network == "ours" else {}
     record = {
         "network": network,
         "recordings": [str(p) for p in recordings],
@@ -99,11 +103,28 @@ def train_forecast(
         "training": asdict(training),
         "processes": ranks.world(),
         "best": asdict(best),
+        "chamfer_saved_on_validation": saved,
         "epochs": [asdict(e) for e in epochs],
     }
     out.with_name(out.name + ".json").write_text(json.dumps(record, indent=1))
     _plot(epochs, out.with_name(out.name + ".png"), network)
     return best
+
+
+def _compared(
+    out: Path, start: Path | None, check: list[Path], device: torch.device, console: Console
+) -> dict[str, float]:
+    """Print what is saved of geometry's Chamfer distance on the validation samples, before and
+    after."""
+    before = {"in the package": bundled_weights()} | ({"adapted": start} if start else {})
+    saved = {"geometry": 0.0}
+    for name, path in (*before.items(), (out.name, out)):
+        saved[name] = gain_of(path, check, device)
+    table = Table("weights", "Chamfer distance saved", title=f"on {len(check)} validation samples")
+    for name, share in saved.items():
+        table.add_row(name, f"{share:.1%}")
+    console.print(table)
+    return saved
 
 
 def _samples(

@@ -37,9 +37,10 @@ from robot_perception.core.forecast.dataset import (
     STANDING,
     load_sample,
 )
+from robot_perception.core.forecast.selection import FORMAT, read_gate
 from robot_perception.core.forecast.selector import Selector
+from robot_perception.core.weights import load_into, load_state_dict
 
-FORMAT = "robot_perception forecast selector 1"
 # Gates tried on the validation samples; the last one leaves everything to geometry.
 _GATES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 1e9)
 
@@ -221,21 +222,41 @@ def _validated(
         batch = batch_of([load_sample(path)])
         logits = model(batch.image.to(device)).float()
         losses.append(float(_loss(logits, batch, config)))
-        p = {k: v.to(device) for k, v in batch.points[0].items()}
-        score = scores(at_pixels(logits[0], p["pixel"]), p["memory"], p["moving"], p["visible"])
-        standard = default(p["memory"], p["moving"], p["visible"])
-        base = _chamfer(F.one_hot(standard, 3).float(), _near_standard(p), p)
-        row = []
-        for gate in gates:
-            chosen = F.one_hot(choose(score, standard, gate), 3).float()
-            row.append(
-                float(1 - (_chamfer(chosen, _near_chosen(logits[0], p, gate), p) / base).mean())
-            )
-        gains.append(row)
+        gains.append(
+            _gains(logits[0], {k: v.to(device) for k, v in batch.points[0].items()}, gates)
+        )
     losses, gains = ranks.gathered(losses), ranks.gathered(gains)
     mean = np.mean(gains, axis=0)
     best = int(mean.argmax())
     return Epoch(number, loss, float(np.mean(losses)), float(mean[best]), gates[best])
+
+
+@torch.no_grad()
+def gain_of(weights: Path, validation: Sequence[Path], device: torch.device) -> float:
+    """The share of geometry's Chamfer distance that `weights` with their own gate save on sample
+    files; raises WeightsRejected for weights that cannot be used."""
+    model = Selector()
+    load_into(model, load_state_dict(weights))
+    model.to(device).eval()
+    gates, gains = [read_gate(weights)], []
+    for path in validation:
+        batch = batch_of([load_sample(path)])
+        logits = model(batch.image.to(device)).float()
+        p = {k: v.to(device) for k, v in batch.points[0].items()}
+        gains += _gains(logits[0], p, gates)
+    return float(np.mean(gains))
+
+
+def _gains(answer: Tensor, p: dict[str, Tensor], gates: Sequence[float]) -> list[float]:
+    """The share of geometry's Chamfer distance that the choices save with each of `gates`."""
+    score = scores(at_pixels(answer, p["pixel"]), p["memory"], p["moving"], p["visible"])
+    standard = default(p["memory"], p["moving"], p["visible"])
+    base = _chamfer(F.one_hot(standard, 3).float(), _near_standard(p), p)
+    found = []
+    for gate in gates:
+        chosen = F.one_hot(choose(score, standard, gate), 3).float()
+        found.append(float(1 - (_chamfer(chosen, _near_chosen(answer, p, gate), p) / base).mean()))
+    return found
 
 
 def _near_chosen(answer: Tensor, p: dict[str, Tensor], gate: float) -> Tensor:
