@@ -180,7 +180,9 @@ def train_forecast(
     ] = None,
     drives: Annotated[int, typer.Option(help="simulated drives to learn from", min=0)] = 0,
     network: Annotated[str, typer.Option(help="ours, atppnet or atppnet_warped")] = "ours",
-    start: Annotated[Path | None, typer.Option(help="weights to adapt (ours)")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="weights to adapt (ours); sim.safetensors: the package's")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     learning_rate: Annotated[float, typer.Option(help="of ours")] = 2e-3,
     least_gate: Annotated[

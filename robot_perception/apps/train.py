@@ -54,6 +54,8 @@ def train_forecast(
     `augmentation` is of the recordings; simulated drives differ in themselves. With the package
     `tensorboard` there are curves for that too, in `out`.tensorboard.
     """
+    if start and not start.exists() and (bundled_weights().parent / start).is_file():
+        start = bundled_weights().parent / start
     cache = out.with_name(out.name + ".samples")
     cache.mkdir(parents=True, exist_ok=True)
     device = ranks.join(pick_device(forecast.device))
@@ -116,7 +118,9 @@ def _compared(
 ) -> dict[str, float]:
     """Print what is saved of geometry's Chamfer distance on the validation samples, before and
     after."""
-    before = {"in the package": bundled_weights()} | ({"adapted": start} if start else {})
+    before = {"in the package": bundled_weights()}
+    if start and start != bundled_weights():
+        before["started from"] = start
     saved = {"geometry": 0.0}
     for name, path in (*before.items(), (out.name, out)):
         saved[name] = gain_of(path, check, device)
