@@ -70,6 +70,11 @@ class SegmentationConfig:
     min_area: int = param(100, "least area of a segment", unit="px", low=0)
     max_segments: int = param(256, "most segments kept in a frame, by area", low=1, high=65535)
     max_side: int = param(480, "longer image side the embedded backend works at", unit="px", low=64)
+    adverse: bool = param(
+        False,
+        "before segmenting, choose white balance, gamma, contrast, sharpening and dehazing by the "
+        "image",
+    )
     backbone: str = param("none", "timm name of the DINO/DINOv2 backbone for descriptors, or none")
     backbone_checkpoint: str = param("", "path or registered name of the backbone's checkpoint")
     track_iou: float = param(0.3, "least mask IoU for an id to go on", low=0.0, high=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ class Segmenter:
         self.backend = self._model.name if self._model else embedded.NAME
         self._encoded: tuple[U8, Encoded] | None = None
         self._embedded: tuple[U8, Regions] | None = None
+        self._improve = _improvement(config)
 
     @property
     def notice(self) -> str:
@@ -94,7 +96,7 @@ class Segmenter:
         if self._model is None:
             if self._embedded is None or self._embedded[0] is not frame.rgb:
                 config = self._config
-                found = embedded.regions(frame.rgb, config.max_side, config.min_area)
+                found = embedded.regions(self._improve(frame.rgb), config.max_side, config.min_area)
                 self._embedded = (frame.rgb, found)
             return self._embedded[1]
         masks = of_encoded(self._model, self._encode(frame.rgb), self._config)
@@ -125,8 +127,17 @@ class Segmenter:
     def _encode(self, rgb: U8) -> Encoded:
         assert self._model is not None
         if self._encoded is None or self._encoded[0] is not rgb:
-            self._encoded = (rgb, encode(self._model, rgb))
+            self._encoded = (rgb, encode(self._model, self._improve(rgb)))
         return self._encoded[1]
+
+
+def _improvement(config: SegmentationConfig) -> Callable[[U8], U8]:
+    """What is done to an image before its masks are made; descriptors are of the image as it is."""
+    if not config.adverse:
+        return lambda rgb: rgb
+    from robot_perception.core.segmentation.adverse import improved
+
+    return improved
 
 
 def _load(config: SegmentationConfig) -> Promptable | None:
