@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from robot_perception.core.metrics import mask_iou
 from robot_perception.core.segmentation import embedded
 from robot_perception.core.segmentation.automatic import everything
 from robot_perception.core.segmentation.evaluate import TrackScorer
+from robot_perception.core.segmentation.motion import carried
 from robot_perception.core.segmentation.sam import PromptableSam, load_sam
 from robot_perception.core.segmentation.segmenter import Segmenter
 from robot_perception.core.segmentation.tracking import Tracker
@@ -82,6 +84,32 @@ def test_ids_stay_on_moving_things_and_come_back_after_a_gap() -> None:
         )
     assert seen[0] == seen[1] == seen[2] == seen[3]
     assert len(set(seen[0])) == 3
+
+
+def test_ids_follow_things_that_move_by_more_than_their_width() -> None:
+    rng = np.random.default_rng(4)
+    ground = cv2.GaussianBlur(rng.uniform(60, 140, (240, 480, 3)), (0, 0), 3).astype(np.uint8)
+    for k, x in enumerate(range(20, 460, 40)):  # posts 8 pixels wide, alike but for their grey
+        ground[40:200, x : x + 8] = 20 * k
+    config = SegmentationConfig(min_area=200)
+    kept = {}
+    for motion in (False, True):
+        segmenter = Segmenter(replace(config, track_motion=motion))
+        frames = [np.ascontiguousarray(ground[:, shift : shift + 320]) for shift in (0, 12, 24)]
+        found = [segmenter.step(ImageFrame(i, "camera", rgb)) for i, rgb in enumerate(frames)]
+        posts = [
+            [int(s.labels[120, x - shift + 4]) for x in range(60, 300, 40)]
+            for shift, s in zip((0, 12, 24), found, strict=True)
+        ]
+        kept[motion] = sum(a == b for row in posts[1:] for a, b in zip(row, posts[0], strict=True))
+    assert kept[True] >= 10 and kept[False] <= 6  # of 12
+
+
+def test_the_flow_takes_images_of_any_size() -> None:
+    for shape in ((16, 16), (16, 900), (33, 40), (48, 37)):
+        rgb = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+        ids = np.full(shape, 65535, np.int32)
+        assert np.isin(carried(ids, rgb, np.roll(rgb, 2, 1)), (0, 65535)).all()
 
 
 def test_a_lost_id_is_remembered_and_none_is_given_twice() -> None:

@@ -78,6 +78,9 @@ class SegmentationConfig:
     backbone: str = param("none", "timm name of the DINO/DINOv2 backbone for descriptors, or none")
     backbone_checkpoint: str = param("", "path or registered name of the backbone's checkpoint")
     track_iou: float = param(0.3, "least mask IoU for an id to go on", low=0.0, high=1.0)
+    track_motion: bool = param(
+        True, "move the last frame's masks by optical flow before they are compared (embedded, sam)"
+    )
     memory_segments: int = param(
         32,
         "segments that SAM 2's memory follows, the largest first; 0: by overlap only (sam2)",
