@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from segment_anything.modeling import (
     Sam,
     TwoWayTransformer,
 )
+from torch._dynamo.exc import TorchDynamoException
 
 from robot_perception.core.config import SegmentationConfig
 from robot_perception.core.errors import InputRejected, WeightsRejected
@@ -283,6 +285,33 @@ def test_an_official_checkpoint_loads(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
     with pytest.raises(WeightsRejected, match="mismatch"):
         load_sam(SegmentationConfig(backend="sam", model="vit_l", checkpoint=config.checkpoint))
+
+
+def test_an_encoder_that_cannot_be_compiled_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(_: object, **options: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        assert options == {"dynamic": False}
+
+        def run(_: torch.Tensor) -> torch.Tensor:
+            raise TorchDynamoException("no C++ compiler\nand much more")
+
+        return run
+
+    model, rgb = small_sam(), scene()
+    expected = PromptableSam(model).encode(rgb).features
+    monkeypatch.setattr(torch, "compile", failing)
+    compiled = PromptableSam(model, compiled=True)
+    assert torch.equal(compiled.encode(rgb).features, expected)
+    assert compiled.notice == "the encoder was not compiled: no C++ compiler"
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_gives_the_same() -> None:
+    model, rgb = small_sam(), scene()
+    compiled = PromptableSam(model, compiled=True)
+    found, expected = compiled.encode(rgb).features, PromptableSam(model).encode(rgb).features
+    assert torch.allclose(found, expected, atol=1e-4) and not compiled.notice
 
 
 def test_scores_of_ids_kept_switched_and_lost() -> None:

@@ -52,6 +52,9 @@ class SegmentationConfig:
         "arithmetic of encoder and decoder (sam, sam2)",
         choices=("float32", "bfloat16", "float16"),
     )
+    compile: bool = param(
+        False, "compile the encoder at start, with torch.compile: takes minutes (sam)"
+    )
     points_per_side: int = param(32, "side of the prompt grid (sam, sam2)", low=1, high=128)
     decoder_batch: int = param(256, "prompts in one mask decoder pass", low=1, high=4096)
     decoder: str = param(
