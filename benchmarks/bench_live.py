@@ -1,9 +1,9 @@
 """Latency from publication to result over DDS, and the highest rate without drops, by node.
 
-    python benchmarks/bench_live.py RECORDING [--json FILE]
+    python benchmarks/bench_live.py RECORDING [--nodes segmentation] [--rates 10,30] [--json FILE]
 
 One node in its own process at a time, best-effort inputs as on a robot, its main output alone
-subscribed to. Frames are the recording's own; the rate doubles until a frame is dropped.
+subscribed to. Frames are the recording's own; without --rates the rate rises until one is dropped.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _RATES = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0)
 _SECONDS = 6.0
 
 
-def measure(name: str, messages: list[Any]) -> dict[str, Any]:
-    """Latencies and drops of one node at rising rates."""
+def measure(name: str, messages: list[Any], rates: tuple[float, ...]) -> dict[str, Any]:
+    """Latencies and drops of one node at `rates`; without any, at rising ones until it drops."""
     topic, kind, output, output_kind = _NODES[name]
     context = rclpy.Context()
     rclpy.init(context=context)
@@ -72,7 +72,7 @@ def measure(name: str, messages: list[Any]) -> dict[str, Any]:
         while not publisher.get_subscription_count() and time.monotonic() < end:
             executor.spin_once(timeout_sec=0.1)
         frames = cycle(messages)
-        for run, rate in enumerate((5.0, *_RATES)):  # the first run warms up
+        for run, rate in enumerate((5.0, *(rates or _RATES))):  # the first run warms up
             sent: dict[int, float] = {}
             for message in islice(frames, int(rate * _SECONDS)):
                 due = time.monotonic() + 1 / rate
@@ -95,7 +95,7 @@ def measure(name: str, messages: list[Any]) -> dict[str, Any]:
                     "latency_ms": asdict(percentiles(np.array(latency))) if latency else None,
                 }
             )
-            if run and lost:
+            if run and lost and not rates:
                 break
     finally:
         process.send_signal(signal.SIGINT)
@@ -112,7 +112,9 @@ def main() -> int:
     parser.add_argument("recording", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--nodes", default=",".join(_NODES))
+    parser.add_argument("--rates", default="", help="Hz, by comma")
     options = parser.parse_args()
+    rates = tuple(float(rate) for rate in options.rates.split(",") if rate)
     profile = Path(__file__).resolve().parents[1] / "config" / "fastdds.xml"
     os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(profile))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
@@ -121,7 +123,7 @@ def main() -> int:
         if isinstance(item.frame, ImageFrame | Scan):
             messages[item.topic].append(encode_frame(rclpy_factory, item.frame)[1])
     results = {
-        name: measure(name, messages[topic])
+        name: measure(name, messages[topic], rates)
         for name, (topic, *_) in _NODES.items()
         if messages[topic] and name in options.nodes.split(",")
     }

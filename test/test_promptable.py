@@ -20,6 +20,7 @@ from robot_perception.core.segmentation.sam import PromptableSam, load_sam
 from robot_perception.core.segmentation.sam2 import load_sam2, renamed
 from robot_perception.core.segmentation.segmenter import Segmenter
 from robot_perception.core.types import U8, ImageFrame
+from robot_perception.pipeline.perception import Pipeline, Tasks
 
 
 def picture() -> U8:
@@ -181,3 +182,7 @@ def test_without_memory_the_batch_is_halved_then_the_cpu_taken() -> None:
     gpu = Gpu(small_sam())
     assert encode(gpu, scene()).size == (240, 320)
     assert gpu.notice == "out of GPU memory: runs on the CPU"
+    pipeline = Pipeline(Tasks(segmentation=SegmentationConfig()))
+    assert pipeline.segmenter and "segmentation notice" not in pipeline.describe()
+    pipeline.segmenter._model = gpu
+    assert pipeline.describe()["segmentation notice"] == gpu.notice

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from segment_anything.modeling import (
     Sam,
     TwoWayTransformer,
 )
+from torch._dynamo.exc import TorchDynamoException
 
 from robot_perception.core.config import SegmentationConfig
 from robot_perception.core.errors import InputRejected, WeightsRejected
@@ -24,6 +27,7 @@ from robot_perception.core.metrics import mask_iou
 from robot_perception.core.segmentation import embedded
 from robot_perception.core.segmentation.automatic import everything
 from robot_perception.core.segmentation.evaluate import TrackScorer
+from robot_perception.core.segmentation.motion import carried
 from robot_perception.core.segmentation.sam import PromptableSam, load_sam
 from robot_perception.core.segmentation.segmenter import Segmenter
 from robot_perception.core.segmentation.tracking import Tracker
@@ -82,6 +86,32 @@ def test_ids_stay_on_moving_things_and_come_back_after_a_gap() -> None:
         )
     assert seen[0] == seen[1] == seen[2] == seen[3]
     assert len(set(seen[0])) == 3
+
+
+def test_ids_follow_things_that_move_by_more_than_their_width() -> None:
+    rng = np.random.default_rng(4)
+    ground = cv2.GaussianBlur(rng.uniform(60, 140, (240, 480, 3)), (0, 0), 3).astype(np.uint8)
+    for k, x in enumerate(range(20, 460, 40)):  # posts 8 pixels wide, alike but for their grey
+        ground[40:200, x : x + 8] = 20 * k
+    config = SegmentationConfig(min_area=200)
+    kept = {}
+    for motion in (False, True):
+        segmenter = Segmenter(replace(config, track_motion=motion))
+        frames = [np.ascontiguousarray(ground[:, shift : shift + 320]) for shift in (0, 12, 24)]
+        found = [segmenter.step(ImageFrame(i, "camera", rgb)) for i, rgb in enumerate(frames)]
+        posts = [
+            [int(s.labels[120, x - shift + 4]) for x in range(60, 300, 40)]
+            for shift, s in zip((0, 12, 24), found, strict=True)
+        ]
+        kept[motion] = sum(a == b for row in posts[1:] for a, b in zip(row, posts[0], strict=True))
+    assert kept[True] >= 10 and kept[False] <= 6  # of 12
+
+
+def test_the_flow_takes_images_of_any_size() -> None:
+    for shape in ((16, 16), (16, 900), (33, 40), (48, 37)):
+        rgb = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+        ids = np.full(shape, 65535, np.int32)
+        assert np.isin(carried(ids, rgb, np.roll(rgb, 2, 1)), (0, 65535)).all()
 
 
 def test_a_lost_id_is_remembered_and_none_is_given_twice() -> None:
@@ -255,6 +285,33 @@ def test_an_official_checkpoint_loads(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
     with pytest.raises(WeightsRejected, match="mismatch"):
         load_sam(SegmentationConfig(backend="sam", model="vit_l", checkpoint=config.checkpoint))
+
+
+def test_an_encoder_that_cannot_be_compiled_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(_: object, **options: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        assert options == {"dynamic": False}
+
+        def run(_: torch.Tensor) -> torch.Tensor:
+            raise TorchDynamoException("no C++ compiler\nand much more")
+
+        return run
+
+    model, rgb = small_sam(), scene()
+    expected = PromptableSam(model).encode(rgb).features
+    monkeypatch.setattr(torch, "compile", failing)
+    compiled = PromptableSam(model, compiled=True)
+    assert torch.equal(compiled.encode(rgb).features, expected)
+    assert compiled.notice == "the encoder was not compiled: no C++ compiler"
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_gives_the_same() -> None:
+    model, rgb = small_sam(), scene()
+    compiled = PromptableSam(model, compiled=True)
+    found, expected = compiled.encode(rgb).features, PromptableSam(model).encode(rgb).features
+    assert torch.allclose(found, expected, atol=1e-4) and not compiled.notice
 
 
 def test_scores_of_ids_kept_switched_and_lost() -> None:

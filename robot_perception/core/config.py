@@ -52,6 +52,9 @@ class SegmentationConfig:
         "arithmetic of encoder and decoder (sam, sam2)",
         choices=("float32", "bfloat16", "float16"),
     )
+    compile: bool = param(
+        False, "compile the encoder at start, with torch.compile: takes minutes (sam)"
+    )
     points_per_side: int = param(32, "side of the prompt grid (sam, sam2)", low=1, high=128)
     decoder_batch: int = param(256, "prompts in one mask decoder pass", low=1, high=4096)
     decoder: str = param(
@@ -70,9 +73,17 @@ class SegmentationConfig:
     min_area: int = param(100, "least area of a segment", unit="px", low=0)
     max_segments: int = param(256, "most segments kept in a frame, by area", low=1, high=65535)
     max_side: int = param(480, "longer image side the embedded backend works at", unit="px", low=64)
+    adverse: bool = param(
+        False,
+        "before segmenting, choose white balance, gamma, contrast, sharpening and dehazing by the "
+        "image",
+    )
     backbone: str = param("none", "timm name of the DINO/DINOv2 backbone for descriptors, or none")
     backbone_checkpoint: str = param("", "path or registered name of the backbone's checkpoint")
     track_iou: float = param(0.3, "least mask IoU for an id to go on", low=0.0, high=1.0)
+    track_motion: bool = param(
+        True, "move the last frame's masks by optical flow before they are compared (embedded, sam)"
+    )
     memory_segments: int = param(
         32,
         "segments that SAM 2's memory follows, the largest first; 0: by overlap only (sam2)",

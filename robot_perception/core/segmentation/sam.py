@@ -6,13 +6,14 @@ The models are those of the `segment_anything` and `mobile_sam` packages; loadin
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn.functional import interpolate
 
 from robot_perception.core.config import SegmentationConfig
@@ -28,7 +29,9 @@ VARIANTS = ("vit_t", "vit_b", "vit_l", "vit_h")
 class PromptableSam:
     """`model` behind the Promptable interface; encoder and decoder run in `precision`.
 
-    `folded`: many prompts go through FoldedDecoder, else through the published modules.
+    `folded`: many prompts go through FoldedDecoder, else through the published modules. `compiled`:
+    the encoder is compiled for its one input size when it first runs; where that fails, it runs as
+    it is, and `notice` says so.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class PromptableSam:
         name: str = "sam",
         precision: torch.dtype = torch.float32,
         folded: bool = True,
+        compiled: bool = False,
     ) -> None:
         self.model = model
         self.name = name
@@ -44,6 +48,8 @@ class PromptableSam:
         self._precision = precision
         self._wants_folded = folded
         self._folded: FoldedDecoder | None = None
+        encoder = model.image_encoder
+        self._encoder = torch.compile(encoder, dynamic=False) if compiled else encoder
         self._resize = ResizeLongestSide(model.image_encoder.img_size)
 
     @property
@@ -60,8 +66,16 @@ class PromptableSam:
         height, width = pixels.shape[:2]
         inputs = self.model.preprocess(pixels.permute(2, 0, 1)[None].contiguous())
         with self._autocast():
-            features = self.model.image_encoder(inputs).float()
+            features = self._features(inputs).float()
         return Encoded((rgb.shape[0], rgb.shape[1]), features, (height / 4, width / 4))
+
+    def _features(self, inputs: Tensor) -> Tensor:
+        try:
+            return cast("Tensor", self._encoder(inputs))
+        except TorchDynamoException as error:
+            self._encoder = self.model.image_encoder
+            self.notice = f"the encoder was not compiled: {str(error).strip().splitlines()[0]}"
+            return cast("Tensor", self._encoder(inputs))
 
     @torch.inference_mode()
     def decode(
@@ -151,7 +165,8 @@ def load_sam(config: SegmentationConfig) -> PromptableSam:
     precision = getattr(torch, config.precision)
     device = pick_device(config.device)
     folded = config.decoder == "folded"
-    return PromptableSam(model.to(device).eval(), f"sam:{config.model}", precision, folded)
+    name = f"sam:{config.model}"
+    return PromptableSam(model.to(device).eval(), name, precision, folded, config.compile)
 
 
 def build(variant: str) -> Sam:

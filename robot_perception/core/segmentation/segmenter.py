@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from robot_perception.core.config import SegmentationConfig
 from robot_perception.core.segmentation import embedded
 from robot_perception.core.segmentation.automatic import of_encoded
 from robot_perception.core.segmentation.masks import Regions, from_masks, largest, table
+from robot_perception.core.segmentation.motion import carried
 from robot_perception.core.segmentation.promptable import (
     Encoded,
     Masks,
@@ -22,7 +24,7 @@ from robot_perception.core.segmentation.promptable import (
     prompted,
 )
 from robot_perception.core.segmentation.tracking import Tracker
-from robot_perception.core.types import F32, U8, ImageFrame, Segmentation
+from robot_perception.core.types import F32, I32, U8, ImageFrame, Segmentation
 
 if TYPE_CHECKING:
     from robot_perception.core.segmentation.memory import VideoMemory
@@ -45,6 +47,9 @@ class Segmenter:
         self.backend = self._model.name if self._model else embedded.NAME
         self._encoded: tuple[U8, Encoded] | None = None
         self._embedded: tuple[U8, Regions] | None = None
+        self._improve = _improvement(config)
+        # The last image and its ids, for the flow.
+        self._last: tuple[U8, I32] | None = None
 
     @property
     def notice(self) -> str:
@@ -61,10 +66,15 @@ class Segmenter:
             descriptors = self._backbone.pool(features, regions.labels, np.arange(1, count + 1))
         if self._memory is not None:
             self._tracker.expect(self._memory.predict(self._encode(frame.rgb)))
+        elif self._last is not None:
+            before, where = self._last
+            self._tracker.expect(carried(where, before, frame.rgb))
         ids = self._tracker.step(regions.labels, count, descriptors)
         if self._memory is not None:
             self._memory.learn(regions.labels, ids)
         by_label = np.concatenate([[0], ids]).astype(np.uint16)
+        if self._config.track_motion and self._memory is None:
+            self._last = (frame.rgb, by_label[regions.labels].astype(np.int32))
         scores = np.concatenate([[0.0], regions.predicted_iou]).astype(np.float32)
         return Segmentation(
             frame.stamp_ns,
@@ -87,6 +97,7 @@ class Segmenter:
     def reset(self) -> None:
         """Forget all tracks."""
         self._tracker.reset()
+        self._last = None
         if self._memory is not None:
             self._memory.reset()
 
@@ -94,7 +105,7 @@ class Segmenter:
         if self._model is None:
             if self._embedded is None or self._embedded[0] is not frame.rgb:
                 config = self._config
-                found = embedded.regions(frame.rgb, config.max_side, config.min_area)
+                found = embedded.regions(self._improve(frame.rgb), config.max_side, config.min_area)
                 self._embedded = (frame.rgb, found)
             return self._embedded[1]
         masks = of_encoded(self._model, self._encode(frame.rgb), self._config)
@@ -125,8 +136,17 @@ class Segmenter:
     def _encode(self, rgb: U8) -> Encoded:
         assert self._model is not None
         if self._encoded is None or self._encoded[0] is not rgb:
-            self._encoded = (rgb, encode(self._model, rgb))
+            self._encoded = (rgb, encode(self._model, self._improve(rgb)))
         return self._encoded[1]
+
+
+def _improvement(config: SegmentationConfig) -> Callable[[U8], U8]:
+    """What is done to an image before its masks are made; descriptors are of the image as it is."""
+    if not config.adverse:
+        return lambda rgb: rgb
+    from robot_perception.core.segmentation.adverse import improved
+
+    return improved
 
 
 def _load(config: SegmentationConfig) -> Promptable | None:
