@@ -11,6 +11,9 @@ from robot_perception.core.forecast.choice import LEAVE_OUT, MOVE, PRIOR, STAND
 from robot_perception.core.threads import threads
 from robot_perception.core.types import F32
 
+# Enough to keep all cores busy to the end.
+_PARTS = 8
+
 
 def decide(
     patches: F32, pixel: NDArray[np.int32], found: Candidates, gate: float
@@ -20,19 +23,21 @@ def decide(
     left out."""
     choice = np.full((len(found.visible), len(pixel)), LEAVE_OUT, np.int8)
     near = np.zeros(choice.shape, np.float32)
+    ends = np.linspace(0, len(pixel), _PARTS + 1).astype(np.int64)
 
-    def of(h: int) -> None:
-        known = found.moves, found.observed, found.visible[h]
-        _decide(patches, h, pixel, *known, np.float32(gate), choice[h], near[h])
+    def of(part: int) -> None:
+        some = slice(ends[part], ends[part + 1])
+        observed = min(max(found.observed - ends[part], 0), ends[part + 1] - ends[part])
+        known = found.moves[some], observed, found.visible[:, some]
+        _decide(patches, pixel[some], *known, np.float32(gate), choice[:, some], near[:, some])
 
-    list(threads().map(of, range(len(choice))))
+    list(threads().map(of, range(_PARTS)))
     return choice, near
 
 
 @numba.njit(cache=True, nogil=True)
 def _decide(
     patches: F32,
-    horizon: int,
     pixel: NDArray[np.int32],
     moving: NDArray[np.bool_],
     observed: int,
@@ -44,30 +49,31 @@ def _decide(
     prior = np.float32(PRIOR)
     columns, width = patches.shape[1], patches.shape[4]
     for i in range(len(pixel)):
-        at = pixel[i]
-        if at < 0:
+        if pixel[i] < 0:
             continue
-        patch, k = divmod(at, width)
-        logits = patches[patch // columns, patch % columns, horizon]
-        seen = visible[i]
-        if i >= observed:
-            recall = logits[2, k] - (prior if seen else 2 * prior)
-            near[i] = logits[4, k]
-            if recall > gate:
-                choice[i] = STAND
-            continue
-        near[i] = logits[3, k]
-        leave_out = logits[0, k] + (-prior if seen else prior)
-        keep = MOVE if moving[i] else STAND
-        usual = np.float32(0)
-        other = -logits[1, k] - prior if moving[i] else np.float32(-1e4)
-        if seen:
-            if leave_out > other:
-                choice[i] = LEAVE_OUT if leave_out - usual > gate else keep
-            else:
-                choice[i] = STAND if other - usual > gate else keep
-        elif max(usual, other) - leave_out > gate:
-            choice[i] = keep if usual >= other else STAND
+        patch, k = divmod(pixel[i], width)
+        # All horizons at once: they lie together.
+        here = patches[patch // columns, patch % columns]
+        for h in range(len(choice)):
+            logits, seen = here[h], visible[h, i]
+            if i >= observed:
+                recall = logits[2, k] - (prior if seen else 2 * prior)
+                near[h, i] = logits[4, k]
+                if recall > gate:
+                    choice[h, i] = STAND
+                continue
+            near[h, i] = logits[3, k]
+            leave_out = logits[0, k] + (-prior if seen else prior)
+            keep = MOVE if moving[i] else STAND
+            usual = np.float32(0)
+            other = -logits[1, k] - prior if moving[i] else np.float32(-1e4)
+            if seen:
+                if leave_out > other:
+                    choice[h, i] = LEAVE_OUT if leave_out - usual > gate else keep
+                else:
+                    choice[h, i] = STAND if other - usual > gate else keep
+            elif max(usual, other) - leave_out > gate:
+                choice[h, i] = keep if usual >= other else STAND
 
 
 @numba.njit(cache=True, nogil=True)

@@ -55,11 +55,10 @@ def features(scene: Scene, found: Candidates, model: SensorModel) -> Features:
     own = np.empty(len(scene.pixels), np.int32)
     _halve(scene.image, scene.pixels, image, own)
     # Channels last: all that is known of a pixel stands together.
-    out = np.zeros((model.rows, model.columns, CHANNELS), np.float32)
-    out[..., _ELEVATION] = model.elevations_rad[:, None] / 0.3
-    out[..., -2] = np.linalg.norm(scene.twist[3:]) / 10
-    out[..., -1] = scene.twist[2] / 0.5
-    _surface(image, behind, out)
+    out = np.empty((model.rows, model.columns, CHANNELS), np.float32)
+    elevations = (model.elevations_rad / 0.3).astype(np.float32)
+    speed, turn = np.linalg.norm(scene.twist[3:]) / 10, scene.twist[2] / 0.5
+    _surface(image, behind, elevations, np.float32(speed), np.float32(turn), out)
     flat = out.reshape(-1, CHANNELS)
     shown = found.visible[:HORIZONS]
     observed = found.observed
@@ -92,10 +91,16 @@ def _halve(
 
 
 @numba.njit(cache=True, nogil=True)
-def _surface(image: F32, behind: F32, out: F32) -> None:
-    """What the scan and the memory show in each pixel."""
+def _surface(
+    image: F32, behind: F32, elevations: F32, speed: np.float32, turn: np.float32, out: F32
+) -> None:
+    """What the scan and the memory show in each pixel, and what is the same for many; else zero."""
     for i in range(image.shape[0]):
         for j in range(image.shape[1]):
+            out[i, j] = np.float32(0)
+            out[i, j, _ELEVATION] = elevations[i]
+            out[i, j, CHANNELS - 2] = speed
+            out[i, j, CHANNELS - 1] = turn
             if image[i, j] > 0:
                 out[i, j, 0] = np.float32(np.log1p(image[i, j]) / np.float32(4.5))
                 out[i, j, 1] = 1
