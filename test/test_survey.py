@@ -13,11 +13,11 @@ from robot_perception.core.config import ForecastConfig
 from robot_perception.core.lidar_pattern import find_pattern
 from robot_perception.core.types import Scan
 from robot_perception.pipeline.perception import Tasks
-from robot_perception.pipeline.settings import load_tasks
+from robot_perception.pipeline.settings import configured, load_tasks
 from robot_perception.pipeline.simulator.config import SimulatorConfig
 from robot_perception.pipeline.simulator.variety import scans
 from robot_perception.pipeline.sources import open_recording
-from robot_perception.pipeline.survey import Survey, expectations, of_proposal, proposal, survey
+from robot_perception.pipeline.survey import Survey, expectations, proposal, survey
 
 
 def simulated(beams: int, columns: int, count: int = 3) -> list[Scan]:
@@ -69,7 +69,7 @@ def test_what_is_proposed_can_be_loaded_and_runs(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(parameter_file(proposed, Path("drive.mcap")))
     config = load_tasks(file).forecast
-    assert config == of_proposal(proposed)
+    assert config == configured(proposed).forecast
     assert config is not None and (config.beams, config.columns, config.period_s) == (16, 512, 0.1)
     forecast = list(expectations(found, Tasks(forecast=config)))[-1]
     assert forecast.works and forecast.ms is not None and forecast.ms > 0

@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from robot_perception.core.config import RevisitConfig, SegmentationConfig
-from robot_perception.pipeline.perception import Tasks
+from robot_perception.pipeline.settings import configured
 from robot_perception.pipeline.sources import open_recording
-from robot_perception.pipeline.survey import Survey, expectations, of_proposal, proposal, survey
+from robot_perception.pipeline.survey import Survey, expectations, proposal, survey
 
 
 def print_survey(path: Path, out: Path | None, as_json: bool) -> int:
@@ -24,8 +23,7 @@ def print_survey(path: Path, out: Path | None, as_json: bool) -> int:
     recording = open_recording(path)
     found = survey(recording)
     proposed = proposal(found)
-    tasks = Tasks(SegmentationConfig(), RevisitConfig(), of_proposal(proposed))
-    expected = list(expectations(found, tasks))
+    expected = list(expectations(found, configured(proposed)))
     if out:
         out.write_text(parameter_file(proposed, path))
     facts = dict(_facts(found))

@@ -61,8 +61,8 @@ class Pipeline:
 
     Images, scans and the small messages may each be stepped from a thread of their own.
     `torch_threads` is set for the whole process; 0 is half of the cores. `on_device_fault`: "drop"
-    or "cpu", see DeviceGuard. `odom_frame`: where tf has the
-    robot's way. Raises WeightsRejected or ValueError when a stage cannot be set up.
+    or "cpu", see DeviceGuard. `odom_frame`: where tf has the robot's way. Raises WeightsRejected or
+    ValueError when a stage cannot be set up.
     """
 
     def __init__(

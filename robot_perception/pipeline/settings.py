@@ -36,6 +36,11 @@ def load_tasks(
         if not separator:
             raise ValueError(f"{pair!r} is not name=value")
         values[name.strip()] = yaml.safe_load(text)
+    return configured(values, only)
+
+
+def configured(values: Mapping[str, Any], only: Sequence[str] = TASKS) -> Tasks:
+    """Stages `only`, with the parameters `values` by their prefixed names; raises ValueError."""
     unknown_tasks = set(only) - set(TASKS)
     if unknown_tasks:
         raise ValueError(f"{sorted(unknown_tasks)} are no stages; there are {', '.join(TASKS)}")

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.lidar_pattern import LidarPattern, find_pattern
 from robot_perception.core.types import CameraInfo, Frame, ImageFrame, Scan
@@ -19,7 +18,6 @@ from robot_perception.pipeline.sources import Recording
 
 # Frames that are looked at: of each kind, and of all together.
 _LOOKED_AT, _MOST = 12, 5000
-_FEWEST_SECTORS = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +142,7 @@ def _of_forecast(found: Survey, tasks: Tasks) -> Expectation:
         )
         return Expectation(FORECAST, False, finding, None)
     text = "forecasts every scan"
-    if pattern.azimuth_share < _FEWEST_SECTORS:
+    if not pattern.revolves:
         text += (
             f", within the {360 * pattern.azimuth_share:.0f} degrees that the sensor sees; it was"
             " made for whole revolutions and not tested on less"
@@ -181,12 +179,3 @@ def _rate(frames: list[Any]) -> float | None:
     steps = np.diff(stamps)
     steps = steps[steps > 0]
     return float(1e9 / np.median(steps)) if len(steps) else None
-
-
-def of_proposal(proposed: dict[str, Any]) -> ForecastConfig:
-    """The forecast's configuration with what is proposed."""
-    values: dict[str, Any] = {
-        name.removeprefix("forecast."): tuple(value) if isinstance(value, list) else value
-        for name, value in proposed.items()
-    }
-    return replace(ForecastConfig(), **values)

@@ -7,7 +7,7 @@ to the nearest prediction is a sum over its neighbours: nearest there, or next n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -218,17 +218,23 @@ def _validated(
     model.eval()
     gates = [gate for gate in _GATES if gate >= config.least_gate]
     losses, gains = [], []
-    for path in paths:
-        batch = batch_of([load_sample(path)])
-        logits = model(batch.image.to(device)).float()
+    for batch, logits, p in _answers(model, paths, device):
         losses.append(float(_loss(logits, batch, config)))
-        gains.append(
-            _gains(logits[0], {k: v.to(device) for k, v in batch.points[0].items()}, gates)
-        )
+        gains.append(_gains(logits[0], p, gates))
     losses, gains = ranks.gathered(losses), ranks.gathered(gains)
     mean = np.mean(gains, axis=0)
     best = int(mean.argmax())
     return Epoch(number, loss, float(np.mean(losses)), float(mean[best]), gates[best])
+
+
+def _answers(
+    model: Selector, paths: Sequence[Path], device: torch.device
+) -> Iterator[tuple[Batch, Tensor, dict[str, Tensor]]]:
+    """Each sample with the network's logits (1, T, 5, H, W) and what is known of its points."""
+    for path in paths:
+        batch = batch_of([load_sample(path)])
+        logits = model(batch.image.to(device)).float()
+        yield batch, logits, {k: v.to(device) for k, v in batch.points[0].items()}
 
 
 @torch.no_grad()
@@ -239,10 +245,7 @@ def gain_of(weights: Path, validation: Sequence[Path], device: torch.device) -> 
     load_into(model, load_state_dict(weights))
     model.to(device).eval()
     gates, gains = [read_gate(weights)], []
-    for path in validation:
-        batch = batch_of([load_sample(path)])
-        logits = model(batch.image.to(device)).float()
-        p = {k: v.to(device) for k, v in batch.points[0].items()}
+    for _, logits, p in _answers(model, validation, device):
         gains += _gains(logits[0], p, gates)
     return float(np.mean(gains))
 

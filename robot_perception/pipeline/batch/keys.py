@@ -5,29 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from robot_perception.core.config import (
-    ForecastConfig,
-    RevisitConfig,
-    SegmentationConfig,
-    checked,
-)
 from robot_perception.core.errors import WeightsRejected
-from robot_perception.core.weights import resolve
-from robot_perception.pipeline.perception import FORECAST, REVISIT, SEGMENTATION, Tasks
+from robot_perception.core.weights import file_sha256, resolve
+from robot_perception.pipeline.perception import TASKS, Tasks
+from robot_perception.pipeline.settings import configured
 
-_CONFIGS: dict[str, Any] = {
-    SEGMENTATION: SegmentationConfig,
-    REVISIT: RevisitConfig,
-    FORECAST: ForecastConfig,
-}
 # KITTI's drives of a day share this.
 _BESIDE = ("calib_cam_to_cam.txt",)
-_CHUNK = 1 << 20
 
 
 def identity(path: Path) -> str:
@@ -46,16 +35,7 @@ def content(path: Path) -> str:
     """The sha256 over names and bytes of all files of the recording. Raises OSError."""
     total = hashlib.sha256()
     for name, file in _files(path):
-        total.update(f"{name} {sha256_of(file)}\n".encode())
-    return total.hexdigest()
-
-
-def sha256_of(file: Path) -> str:
-    """Raises OSError."""
-    total = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(_CHUNK):
-            total.update(chunk)
+        total.update(f"{name} {file_sha256(file)}\n".encode())
     return total.hexdigest()
 
 
@@ -77,29 +57,26 @@ def configuration(tasks: Tasks, inputs: bool) -> str:
 
 def settings(tasks: Tasks) -> dict[str, dict[str, Any]]:
     """The parameters of each stage that runs, as JSON takes them."""
-    configs = {task: getattr(tasks, task) for task in _CONFIGS}
-    return {task: asdict(config) for task, config in configs.items() if config is not None}
+    configs = {task: getattr(tasks, task) for task in TASKS}
+    return {
+        task: {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(config).items()}
+        for task, config in configs.items()
+        if config is not None
+    }
 
 
 def tasks_of(values: Mapping[str, Mapping[str, Any]]) -> Tasks:
     """The stages that `settings` tells of. Raises ValueError for values that are none."""
-    configs = {}
-    for task, given in values.items():
-        default = _CONFIGS[task]()
-        known = {f.name for f in fields(default)}
-        stray = given.keys() - known
-        if stray:
-            raise ValueError(f"unknown parameter {task}.{min(stray)}")
-        # JSON has lists where the parameters have tuples.
-        chosen = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
-        configs[task] = checked(replace(default, **chosen))
-    return Tasks(**configs)
+    flat = {
+        f"{task}.{name}": value for task, given in values.items() for name, value in given.items()
+    }
+    return configured(flat, list(values))
 
 
 def _named_file(name: str) -> str:
     """Of a checkpoint or vocabulary; what cannot be found fails later, with a clear message."""
     try:
-        return sha256_of(resolve(name))
+        return file_sha256(resolve(name))
     except (WeightsRejected, OSError):
         return "none"
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from robot_perception.core.errors import InputRejected, WeightsRejected
 from robot_perception.core.types import Frame, Result
+from robot_perception.core.weights import file_sha256
 from robot_perception.pipeline import outputs
-from robot_perception.pipeline.batch.keys import content, identity, sha256_of, tasks_of
+from robot_perception.pipeline.batch.keys import content, identity, tasks_of
 from robot_perception.pipeline.replay import Replayed, replay
 from robot_perception.pipeline.report import ReportBuilder, save_pictures, write_report
 from robot_perception.pipeline.sinks import McapSink
@@ -157,7 +158,7 @@ def _read(roles: Mapping[str, str]) -> set[str]:
 def _summary(replayed: Replayed, builder: ReportBuilder, mcap: Path) -> dict[str, Any]:
     whole = replayed.summary()
     whole["replay_s"] = whole.pop("duration_s")
-    whole["results_sha256"] = sha256_of(mcap)
+    whole["results_sha256"] = file_sha256(mcap)
     first, last = builder.first_ns or 0, builder.last_ns or 0
     whole["recorded_s"] = (last - first) * 1e-9
     whole["start_ns"] = first
