@@ -37,6 +37,7 @@ setup(
         (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
         (f"share/{NAME}/config", sorted(glob("config/*.yaml") + glob("config/*.xml"))),
         (f"share/{NAME}/config/rviz", sorted(glob("config/rviz/*.rviz"))),
+        (f"share/{NAME}/config/foxglove", sorted(glob("config/foxglove/*.json"))),
     ],
     zip_safe=False,
     install_requires=requirements(),
@@ -51,6 +52,8 @@ setup(
         ],
         # `batch --address`: many machines.
         "cluster": ["ray>=2.40"],
+        # `replay --viewer`: the rerun viewer.
+        "viewer": ["rerun-sdk>=0.24"],
         # Coverage-guided fuzzing, for `make reliability`.
         "fuzz": ["atheris>=3.0"],
         "test": [
@@ -61,6 +64,7 @@ setup(
             "pytest>=8",
             "pytest-cov",
             "pytest-timeout",
+            "rerun-sdk>=0.24",
             "ruff",
         ],
     },

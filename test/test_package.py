@@ -218,10 +218,10 @@ def test_everything_is_installed(installed: Path) -> None:
     assert (installed / "share/ament_index/resource_index/packages/robot_perception").is_file()
     wanted = [
         path.relative_to(ROOT)
-        for pattern in ("launch/*.launch.py", "config/*.yaml", "config/*.xml", "config/rviz/*.rviz")
+        for pattern in ("launch/*.launch.py", "config/*.*", "config/rviz/*", "config/foxglove/*")
         for path in ROOT.glob(pattern)
     ]
-    assert len(wanted) >= 5 + 4 + 1 + 4
+    assert len(wanted) >= 5 + 4 + 1 + 4 + 1
     for path in wanted:
         assert (share / path).read_bytes() == (ROOT / path).read_bytes()
     (library,) = installed.glob("lib/python3*/site-packages/robot_perception")

@@ -46,6 +46,9 @@ def replay(
     settings: Settings = None,
     tasks: Only = _ALL,
     inputs: Annotated[bool, typer.Option(help="write the input frames too")] = True,
+    viewer: Annotated[
+        str | None, typer.Option(help="watch it: rerun opens a window, NAME.rrd writes a file")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a recording through the pipeline: outputs as topics in an MCAP, and an HTML report."""
@@ -53,7 +56,7 @@ def replay(
     from robot_perception.pipeline.settings import load_tasks
 
     chosen = load_tasks(config, settings or (), tasks.split(","))
-    replayed, report = replay_with_report(recording, chosen, out, inputs, console)
+    replayed, report = replay_with_report(recording, chosen, out, inputs, viewer, console)
     summary = {"mcap": str(out), "report": str(report), **replayed.summary()}
     if as_json:
         print(json.dumps(summary))

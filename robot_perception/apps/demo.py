@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from robot_perception.core.types import Frame, ImageFrame, Result, Scan
-from robot_perception.pipeline import outputs
+from robot_perception.pipeline import outputs, rerun_view
 from robot_perception.pipeline.parity import Parity, compare
 from robot_perception.pipeline.perception import TASKS, Tasks
 from robot_perception.pipeline.replay import Replayed, replay
@@ -44,7 +46,7 @@ def run_demo(recording: Path | None, out: Path, live: bool, console: Console) ->
         console.print("[yellow]rclpy is not installed: offline only[/yellow]")
     mcap = out / "replay.mcap"
     builder = ReportBuilder()
-    replayed = _replay(recording, load_tasks(), mcap, True, builder, console)
+    replayed = _replay(recording, load_tasks(), mcap, True, builder.observe, console)
     seen: dict[str, Any] | None = None
     parity: Parity | None = None
     if live and with_ros:
@@ -73,11 +75,29 @@ def run_demo(recording: Path | None, out: Path, live: bool, console: Console) ->
 
 
 def replay_with_report(
-    path: Path, tasks: Tasks, out: Path, with_inputs: bool, console: Console
+    path: Path,
+    tasks: Tasks,
+    out: Path,
+    with_inputs: bool,
+    viewer: str | None,
+    console: Console,
 ) -> tuple[Replayed, Path]:
-    """Replay into the MCAP `out` with a report beside it; what happened, and the report's path."""
+    """Replay into the MCAP `out` with a report beside it; what happened, and the report's path.
+
+    viewer: "rerun" or a file NAME.rrd shows the replay in the rerun viewer while it runs.
+    """
     builder = ReportBuilder()
-    replayed = _replay(path, tasks, out, with_inputs, builder, console)
+    with ExitStack() as stack:
+        view = stack.enter_context(rerun_view.open_view(viewer)) if viewer else None
+
+        def observe(frame: Frame, results: list[Result]) -> None:
+            builder.observe(frame, results)
+            if view:
+                rerun_view.show(view, frame, results)
+
+        replayed = _replay(path, tasks, out, with_inputs, observe, console)
+        if view:
+            rerun_view.show_scores(view, replayed.scores)
     report = out.with_suffix(".html")
     write_report(report, path.name, replayed, builder, None, None)
     return replayed, report
@@ -101,7 +121,7 @@ def _replay(
     tasks: Tasks,
     out: Path,
     with_inputs: bool,
-    builder: ReportBuilder,
+    look_on: Callable[[Frame, list[Result]], None],
     console: Console,
 ) -> Replayed:
     recording = open_recording(path)
@@ -109,7 +129,7 @@ def _replay(
         task = progress.add_task("replay", total=_frames_in(recording))
 
         def observe(frame: Frame, results: list[Result]) -> None:
-            builder.observe(frame, results)
+            look_on(frame, results)
             if isinstance(frame, ImageFrame | Scan):
                 progress.advance(task)
 

@@ -170,6 +170,13 @@ def perspective(
     return canvas
 
 
+def horizon_colours(count: int) -> U8:
+    """A colour (count, 3) for each horizon, from near (yellow) to far (violet)."""
+    level = np.linspace(235, 70, count).astype(np.uint8).reshape(-1, 1)
+    bgr = cv2.applyColorMap(level, cv2.COLORMAP_PLASMA)
+    return np.ascontiguousarray(bgr.reshape(-1, 3)[:, ::-1])
+
+
 def coloured_by(values: F32, low: float, high: float) -> U8:
     """Colour (N, 3) of each value from `low` to `high` (turbo colour map)."""
     if not len(values):

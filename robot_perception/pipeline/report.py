@@ -15,6 +15,7 @@ import cv2
 import jinja2
 from markupsafe import Markup
 
+from robot_perception.pipeline import draw
 from robot_perception.pipeline import report_plots as plots
 from robot_perception.pipeline.inbox import Accounting
 from robot_perception.pipeline.report_facts import machine, notes
@@ -27,7 +28,6 @@ from robot_perception.pipeline.report_views import (
     EVIDENCE,
     ReportBuilder,
     Sample,
-    horizon_colours,
 )
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _context(
         "panel_titles": _PANELS,
         "spans": _spans(set(timeline["panels"]), _is_wide(builder)),
         "thumbnails": _thumbnails(builder),
-        "horizon_colours": [f"#{bytes(c).hex()}" for c in horizon_colours(5)],
+        "horizon_colours": [f"#{bytes(c).hex()}" for c in draw.horizon_colours(5)],
         "error_scale_m": ERROR_SCALE_M,
         "errors": _errors(replayed),
         "unscored": sum(not math.isfinite(s.forecast_m2) for s in replayed.scores),

@@ -202,7 +202,7 @@ class ReportBuilder:
         merit = 0.0
         if forecast is not None and len(forecast.clouds):
             count = len(forecast.clouds)
-            colours = horizon_colours(count)
+            colours = draw.horizon_colours(count)
             # Each horizon as the sensor will see it then, the farthest lowest and what was observed
             # on top: motion relative to the sensor shows as a streak into the future.
             clouds = [cloud_at_horizon(forecast, i) for i in range(count)]
@@ -246,13 +246,6 @@ class ReportBuilder:
     def _keep_best(self, panel: str, merit: float, rgb: U8) -> None:
         if panel not in self.best or merit > self.best[panel].merit:
             self.best[panel] = _Best(merit, rgb)
-
-
-def horizon_colours(count: int) -> U8:
-    """A colour (count, 3) for each horizon, from near (yellow) to far (violet)."""
-    level = np.linspace(235, 70, count).astype(np.uint8).reshape(-1, 1)
-    bgr = cv2.applyColorMap(level, cv2.COLORMAP_PLASMA)
-    return np.ascontiguousarray(bgr.reshape(-1, 3)[:, ::-1])
 
 
 def error_colours(distance_m: F32) -> U8:
