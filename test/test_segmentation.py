@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -230,7 +231,7 @@ def test_the_folded_decoder_equals_the_published_one() -> None:
 class Blobs(torch.nn.Module):
     """In place of the mask decoder: discs of many sizes and slopes, as its prompt says."""
 
-    def forward(self, sparse_prompt_embeddings: torch.Tensor, **_: object) -> tuple:  # type: ignore[type-arg]
+    def forward(self, sparse_prompt_embeddings: torch.Tensor, **_: object) -> tuple[Any, ...]:
         generator = torch.Generator().manual_seed(3)
         code = sparse_prompt_embeddings[:, 0].double()
         x, y, size, slope, score = (

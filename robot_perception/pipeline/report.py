@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib import resources
@@ -15,6 +14,7 @@ import cv2
 import jinja2
 from markupsafe import Markup
 
+from robot_perception.core.files import replace_text
 from robot_perception.pipeline import draw
 from robot_perception.pipeline import report_plots as plots
 from robot_perception.pipeline.inbox import Accounting
@@ -75,13 +75,7 @@ def write_report(
         .joinpath("report_template.html")
         .read_text(encoding="utf-8")
     )
-    text = template.render(_context(title, replayed, builder, parity, live))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    replace_text(path, template.render(_context(title, replayed, builder, parity, live)))
 
 
 def save_pictures(builder: ReportBuilder, folder: Path) -> list[Path]:

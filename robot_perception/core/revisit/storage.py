@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from robot_perception.core.errors import WeightsRejected
+from robot_perception.core.files import replacing
 
 Arrays = dict[str, NDArray[Any]]
 Parts = Sequence[NDArray[Any]]
@@ -63,7 +63,7 @@ def versions() -> dict[str, str]:
 
 
 def write(path: Path, arrays: Mapping[str, NDArray[Any] | Parts], metadata: dict[str, Any]) -> None:
-    """Write aside, flush to the disk, rename: at any moment the old file or the new one is there.
+    """Write `path`: at any moment the old file or the new one is there, whole.
 
     Of a list of arrays, each is written behind the one before: nothing is copied in memory.
     Nothing in the file can run when it is read. Raises OSError.
@@ -80,25 +80,11 @@ def write(path: Path, arrays: Mapping[str, NDArray[Any] | Parts], metadata: dict
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    try:
-        with aside.open("wb", buffering=1 << 20) as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in order:
-                for part in _parts(arrays[name])[0]:
-                    file.write(_bytes(part))
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            for part in _parts(arrays[name])[0]:
+                file.write(_bytes(part))
 
 
 def _views(path: Path, names: Sequence[str]) -> Arrays:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from robot_perception.core.files import replace_text
 from robot_perception.pipeline.batch.one import ASIDE, FAILED, Outcome, read_result
 
 MANIFEST = "manifest.json"
@@ -78,12 +78,7 @@ class Manifest:
             "format": _FORMAT,
             "recordings": [self._entries[name] for name in sorted(self._entries)],
         }
-        aside = self._out / f".{MANIFEST}.part"
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self._out / MANIFEST)
+        replace_text(self._out / MANIFEST, json.dumps(document, indent=1))
 
 
 def _own(entry: dict[str, Any]) -> dict[str, Any]:

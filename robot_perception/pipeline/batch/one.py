@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from robot_perception.core.errors import InputRejected, WeightsRejected
+from robot_perception.core.files import replace_text, sync_folder
 from robot_perception.core.types import Frame, Result
 from robot_perception.core.weights import file_sha256
 from robot_perception.pipeline import outputs
@@ -128,7 +129,7 @@ def _processed(job: Job, progress: Progress | None) -> Outcome:
                 folder.name,
                 summary=_summary(replayed, builder, aside / RESULTS),
             )
-            _write_durably(aside / RESULT, json.dumps(asdict(made), indent=1))
+            replace_text(aside / RESULT, json.dumps(asdict(made), indent=1))
             return _named(aside, folder, made)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -147,7 +148,7 @@ def _named(aside: Path, folder: Path, made: Outcome) -> Outcome:
         if earlier is None or earlier.key != made.key:
             raise
         return Outcome(**{**asdict(earlier), "recording": made.recording})
-    _sync(folder.parent)
+    sync_folder(folder.parent)
     return made
 
 
@@ -170,19 +171,3 @@ def _summary(replayed: Replayed, builder: ReportBuilder, mcap: Path) -> dict[str
         values = [getattr(s, name) for s in finite]
         whole[name] = sum(values) / len(values) if values else None
     return whole
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

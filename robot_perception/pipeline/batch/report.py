@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 
+from robot_perception.core.files import replace_text
 from robot_perception.pipeline.batch.one import DONE, FAILED, REPORT, RESULTS, Outcome
 
 _PICTURES = ("overlay.jpg", "evidence.jpg", "forecast.jpg")
@@ -22,7 +23,7 @@ _COUNTS = ("received", "processed", "dropped", "rejected")
 def write_batch_report(out: Path, outcomes: Sequence[Outcome]) -> None:
     """Write `out`/report.json and `out`/report.html, each replaced as a whole. Raises OSError."""
     document = merged(outcomes)
-    _replace(out / "report.json", json.dumps(document, indent=1))
+    replace_text(out / "report.json", json.dumps(document, indent=1))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -37,7 +38,7 @@ def write_batch_report(out: Path, outcomes: Sequence[Outcome]) -> None:
         there = [name for name in _PICTURES if row["folder"] and (folder / name).is_file()]
         row["pictures"] = [f"{row['folder']}/{name}" for name in there]
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    _replace(out / "report.html", template.render(made=made, **document))
+    replace_text(out / "report.html", template.render(made=made, **document))
 
 
 def merged(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -82,12 +83,6 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     row["results_sha256"] = summary["results_sha256"]
     row["whole"] = outcome.status == DONE
     return row
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 def _number(value: float | None, digits: int = 3) -> str:
