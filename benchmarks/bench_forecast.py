@@ -34,7 +34,7 @@ from robot_perception.core.forecast.selector import Selector
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.warp import predicted_poses
 from robot_perception.core.types import Scan
-from robot_perception.pipeline.memory import few_heaps
+from robot_perception.pipeline.memory import steady_memory
 from robot_perception.pipeline.messages import rosbags_factory
 from robot_perception.pipeline.outputs import messages
 from robot_perception.pipeline.simulator.config import SimulatorConfig
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     # As the nodes do.
-    few_heaps()
+    steady_memory()
     torch.set_num_threads(arguments.threads)
     source = list(clouds(arguments.recording))
     config = ForecastConfig(method="ours")

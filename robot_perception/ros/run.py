@@ -26,7 +26,7 @@ _GRACE_S = 1.7
 def run(name: str, tasks: tuple[str, ...], args: list[str] | None = None) -> NoReturn:
     """Run a node until SIGINT, SIGTERM or a shutdown of the context, and leave the process."""
     stopping = _stop_at_signals()
-    memory.few_heaps()
+    memory.steady_memory()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = PerceptionNode(name, tasks)
     # One thread: our workers do the work, and the multi-threaded executor starves small messages.

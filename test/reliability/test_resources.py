@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import psutil
 import pytest
 
@@ -20,3 +23,22 @@ def test_free_memory_is_given_back() -> None:
     memory.give_back()
     assert held - process.memory_info().rss > 60e6
     assert len(last) == 60_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="settings of the Linux kernel")
+def test_no_huge_pages_under_large_arrays() -> None:
+    program = """
+import numpy as np
+from robot_perception.pipeline.memory import steady_memory
+steady_memory()
+arrays = [np.ones(1 << 23) for _ in range(4)]
+for line in open("/proc/self/smaps_rollup"):
+    if line.startswith(("Rss", "AnonHugePages")):
+        print(line.split()[1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+    )
+    resident, huge = map(int, done.stdout.split())
+    assert resident > 4 * 64 * 1024
+    assert huge == 0
