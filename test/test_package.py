@@ -156,10 +156,11 @@ def test_requirements_are_what_is_imported() -> None:
                 if is_vendored(module) and not is_ros(module):
                     used.setdefault(module.partition(".")[0], set()).add(path.name)
     for top, where in used.items():
-        if top.startswith(("ament_", "vision_")) or f'["{top}>=' in setup_text():
-            continue
         # A wheel of one extension module does not list it.
         distributions = {normal(name) for name in owners.get(top, [top])}
+        optional = any(f'["{name}>=' in setup_text() for name in {top, *distributions})
+        if optional or top.startswith(("ament_", "vision_")):
+            continue
         assert distributions & required, f"{top} ({sorted(where)}) is in no requirement"
     for name in required:
         importlib.metadata.distribution(name)
