@@ -170,6 +170,25 @@ def perspective(
     return canvas
 
 
+def placed(positions: F32, edges: I32) -> tuple[NDArray[np.bool_], I32]:
+    """Which keyframes (K,) have a known position, of `positions` (K, 3), and the `edges` (E, 2)
+    between those."""
+    known = np.asarray(np.isfinite(positions).all(axis=1))
+    edges = edges[((edges >= 0) & (edges < len(known))).all(axis=1)]
+    return known, edges[known[edges].all(axis=1)]
+
+
+def thin(xyz: F32, count: int) -> F32:
+    """At most `count` of the points (N, 3), evenly chosen."""
+    step = max(1, -(-len(xyz) // count))
+    return np.ascontiguousarray(xyz[::step])
+
+
+def by_height(xyz: F32) -> U8:
+    """A colour (N, 3) for each point of a scan, by its height over the sensor."""
+    return coloured_by(xyz[:, 2], -2.4, 3.5)
+
+
 def horizon_colours(count: int) -> U8:
     """A colour (count, 3) for each horizon, from near (yellow) to far (violet)."""
     level = np.linspace(235, 70, count).astype(np.uint8).reshape(-1, 1)

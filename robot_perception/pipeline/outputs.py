@@ -213,7 +213,7 @@ def _numbers(array: np.ndarray) -> str:
 def _markers(make: MessageFactory, result: Revisit) -> Any:
     """Keyframes as spheres and revisits as lines, in the odometry frame; empty without odometry."""
     positions = result.keyframe_positions
-    known = np.asarray(np.isfinite(positions).all(axis=1))
+    known, edges = draw.placed(positions, result.edges)
     head = header(make, result.stamp_ns, result.odom_frame_id)
 
     def point(xyz: np.ndarray) -> Any:
@@ -242,7 +242,6 @@ def _markers(make: MessageFactory, result: Revisit) -> Any:
     if not known.any():
         return make("visualization_msgs/msg/MarkerArray", markers=[])
     line_list, sphere_list = 5, 7
-    edges = [e for e in result.edges if known[e[0]] and known[e[1]]]
     ends = [point(positions[i]) for edge in edges for i in edge]
     spheres = [point(p) for p in positions[known]]
     markers = [marker("keyframes", sphere_list, spheres, 0.3, (0.2, 0.6, 1.0, 1.0))]

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robot_perception.core.types import F32, I32
+from robot_perception.pipeline import draw
 from robot_perception.pipeline.report_views import Decision
 from robot_perception.pipeline.scoring import Score
 
@@ -132,7 +133,7 @@ def probability(decisions: Sequence[Decision], start_ns: int) -> str:
 
 def keyframe_map(positions: F32, edges: I32) -> str | None:
     """Keyframes (K, 3) from above and revisits between them; None where no position is known."""
-    known = np.asarray(np.isfinite(positions).all(axis=1))
+    known, edges = draw.placed(positions, edges)
     if not known.any():
         return None
     with matplotlib.rc_context(_STYLE):
@@ -140,12 +141,9 @@ def keyframe_map(positions: F32, edges: I32) -> str | None:
         path = np.where(known[:, None], positions, np.nan)
         axes.plot(path[:, 0], path[:, 1], "-", color=SERIES[5], lw=1, alpha=0.6)
         axes.plot(path[:, 0], path[:, 1], "o", color=SERIES[0], markersize=3.5, label="keyframe")
-        count, labelled = len(positions), False
-        for a, b in edges:
-            if 0 <= a < count and 0 <= b < count and known[a] and known[b]:
-                name = None if labelled else "revisit"
-                axes.plot(path[[a, b], 0], path[[a, b], 1], color=SERIES[2], lw=1.6, label=name)
-                labelled = True
+        for i, edge in enumerate(edges):
+            name = None if i else "revisit"
+            axes.plot(path[edge, 0], path[edge, 1], color=SERIES[2], lw=1.6, label=name)
         axes.set_aspect("equal", adjustable="datalim")
         axes.set_xlabel("x (m)")
         axes.set_ylabel("y (m)")

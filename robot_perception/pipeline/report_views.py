@@ -192,7 +192,7 @@ class ReportBuilder:
                     forecast.stamp_ns + round(horizon * 1e9),
                     period * _TOLERANCE * 1e9,
                     horizon,
-                    _thin(cloud_at_horizon(forecast, len(forecast.clouds) - 1), _ERROR_POINTS),
+                    draw.thin(cloud_at_horizon(forecast, len(forecast.clouds) - 1), _ERROR_POINTS),
                 )
             )
 
@@ -212,7 +212,7 @@ class ReportBuilder:
         above = draw.from_above(layers, _HALF_EXTENT_M, _ABOVE_SIZE)
         self._keep_best(ABOVE, merit, above)
         pictures, captions = {ABOVE: above}, {ABOVE: caption}
-        by_height = (scan.xyz, draw.coloured_by(scan.xyz[:, 2], -2.4, 3.5))
+        by_height = (scan.xyz, draw.by_height(scan.xyz))
         predicted = layers[0:1] if len(layers) > 1 else []
         pictures[AHEAD] = draw.perspective([*predicted, by_height])
         captions[AHEAD] = "observed points by height" + (
@@ -256,11 +256,6 @@ def error_colours(distance_m: F32) -> U8:
 def encode_jpeg(rgb: U8) -> bytes:
     _, data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return data.tobytes()
-
-
-def _thin(xyz: F32, count: int) -> F32:
-    step = max(1, -(-len(xyz) // count))
-    return np.ascontiguousarray(xyz[::step])
 
 
 def _fit_width(rgb: U8, width: int) -> U8:

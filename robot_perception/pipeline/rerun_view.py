@@ -173,9 +173,7 @@ def show(view: View, frame: Frame, results: Iterable[Result]) -> None:
     if isinstance(frame, ImageFrame):
         stream.log("camera/image", _jpeg(frame.rgb))
     elif isinstance(frame, Scan):
-        _show_points(
-            stream, "lidar/observed", frame.xyz, draw.coloured_by(frame.xyz[:, 2], -2.4, 3.5)
-        )
+        _show_points(stream, "lidar/observed", frame.xyz, draw.by_height(frame.xyz))
     for result in results:
         if isinstance(result, Segmentation):
             _show_segmentation(stream, result)
@@ -239,20 +237,15 @@ def _show_revisit(stream: rr.RecordingStream, frame: ImageFrame, result: Revisit
     stream.log("plots/probability", rr.Scalars(result.probability))
     if result.match_id is not None:
         stream.log("revisit/evidence", _jpeg(draw.evidence(frame, result, stacked=True)))
-    known = np.asarray(np.isfinite(result.keyframe_positions).all(axis=1))
-    stream.log(
-        "map/keyframes",
-        rr.Points3D(result.keyframe_positions[known], colors=[_FOUND], radii=[-3.0]),
-    )
-    edges = [e for e in result.edges if max(e) < len(known) and known[e].all()]
-    stream.log(
-        "map/revisits",
-        rr.LineStrips3D([result.keyframe_positions[edge] for edge in edges], colors=[_ORANGE]),
-    )
+    positions = result.keyframe_positions
+    known, edges = draw.placed(positions, result.edges)
+    keyframes = rr.Points3D(positions[known], colors=[_FOUND], radii=[-3.0])
+    stream.log("map/keyframes", keyframes)
+    stream.log("map/revisits", rr.LineStrips3D(positions[edges], colors=[_ORANGE]))
 
 
 def _show_forecast(stream: rr.RecordingStream, result: Forecast) -> None:
     colours = draw.horizon_colours(len(result.clouds))
     for horizon, cloud, colour in zip(result.horizons_s, result.clouds, colours, strict=True):
-        step = max(1, -(-len(cloud) // _FORECAST_POINTS))
-        _show_points(stream, f"lidar/forecast/{horizon:.1f}s", cloud[::step], colour)
+        some = draw.thin(cloud, _FORECAST_POINTS)
+        _show_points(stream, f"lidar/forecast/{horizon:.1f}s", some, colour)
