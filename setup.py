@@ -54,6 +54,8 @@ setup(
         "cluster": ["ray>=2.40"],
         # `replay --viewer`: the rerun viewer.
         "viewer": ["rerun-sdk>=0.24"],
+        # `forecast train --search`.
+        "search": ["optuna>=4.0"],
         # Coverage-guided fuzzing, for `make reliability`.
         "fuzz": ["atheris>=3.0"],
         "test": [
@@ -63,6 +65,7 @@ setup(
             "hypothesis",
             "mcap-ros2-support",
             "mypy",
+            "optuna>=4.0",
             "pydocstyle",
             "pytest>=8",
             "pytest-cov",

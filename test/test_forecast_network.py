@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
+from robot_perception.apps.search import searched
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import WeightsRejected
 from robot_perception.core.forecast.augment import Augmentation, faster, thinned
@@ -16,11 +18,12 @@ from robot_perception.core.forecast.choice import at_pixels, choose, default, ne
 from robot_perception.core.forecast.dataset import load_sample, samples
 from robot_perception.core.forecast.decide import decide
 from robot_perception.core.forecast.evaluate import evaluate
-from robot_perception.core.forecast.features import CHANNELS, features, network_model
+from robot_perception.core.forecast.features import CHANNELS, UNSEEN, features, network_model
 from robot_perception.core.forecast.flow import PastScan, standing, velocities
 from robot_perception.core.forecast.forecaster import Forecaster
 from robot_perception.core.forecast.methods import gmac
 from robot_perception.core.forecast.motion import Motion, MotionEstimator
+from robot_perception.core.forecast.pretraining import hidden_tiles, pretrain, without
 from robot_perception.core.forecast.scene import Scene, SceneBuilder, observe
 from robot_perception.core.forecast.selection import SelectorForecaster, bundled_weights
 from robot_perception.core.forecast.selector import Selector, shuffled
@@ -185,6 +188,51 @@ def test_training_learns_resumes_and_its_weights_load(drive: list[Scan], tmp_pat
     assert [e.epoch for e in epochs] == [0, 1, 2, 3]
     assert epochs[-1].train < epochs[0].train
     SelectorForecaster(replace(CONFIG, checkpoint=str(out)))
+
+
+def test_pretraining_fills_in_what_is_hidden(drive: list[Scan], tmp_path: Path) -> None:
+    paths = []
+    for i, sample in enumerate(samples(drive, CONFIG, 2, np.random.default_rng(0))):
+        sample.save(tmp_path / f"{i}.npz")
+        paths.append(tmp_path / f"{i}.npz")
+    image = torch.from_numpy(load_sample(paths[0]).image.astype(np.float32))[None]
+    hidden = torch.from_numpy(hidden_tiles(1, *image.shape[2:], np.random.default_rng(0)))
+    assert 0.2 < hidden.float().mean() < 0.8
+    seen = without(image, hidden)
+    told = [c for c in range(CHANNELS) if c not in UNSEEN]
+    assert not seen[:, told][hidden.expand(-1, len(told), -1, -1)].any()
+    torch.testing.assert_close(seen.where(~hidden, image), image)
+
+    config = TrainingConfig(batch=2, crop=256, learning_rate=5e-3, pretraining=6)
+    out, losses = tmp_path / "w.pretrained.safetensors", []
+    first = pretrain(paths, out, config, torch.device("cpu"), lambda _, loss: losses.append(loss))
+    assert len(losses) == 6 and losses[-1] < 0.8 * losses[0]
+    # The head still answers as geometry does; the rest starts elsewhere.
+    assert not first["head.weight"].any()
+    # What was begun is not begun again.
+    again = pretrain(paths, out, config, torch.device("cpu"), lambda *_: pytest.fail("twice"))
+    assert all(torch.equal(again[k], first[k]) for k in first)
+    train(paths, paths, tmp_path / "w.safetensors", replace(config, epochs=1), torch.device("cpu"),
+          lambda _: None, again)  # fmt: skip
+    SelectorForecaster(replace(CONFIG, checkpoint=str(tmp_path / "w.safetensors")))
+
+
+def test_search_tries_settings_and_goes_on(drive: list[Scan], tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    path = tmp_path / "0.npz"
+    next(samples(drive, CONFIG, 2, np.random.default_rng(0))).save(path)
+    config, quiet = TrainingConfig(crop=128), Console(quiet=True)
+
+    def search(trials: int) -> tuple[TrainingConfig, float]:
+        device = torch.device("cpu")
+        return searched([path], [path], tmp_path / "search", config, trials, device, None, quiet)
+
+    search(1)
+    found, gain = search(2)
+    assert found.learning_rate != config.learning_rate and found.epochs == config.epochs
+    assert np.isfinite(gain)
+    # Nothing is left to try.
+    assert search(2) == (found, gain)
 
 
 def test_other_robots_are_made_of_one_recording(drive: list[Scan]) -> None:

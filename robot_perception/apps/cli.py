@@ -187,6 +187,12 @@ def train_forecast(
         Path | None, typer.Option(help="weights to adapt (ours); sim.safetensors: the package's")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
+    pretrain_epochs: Annotated[
+        int, typer.Option(help="masked pre-training first (ours)", min=0)
+    ] = 0,
+    search: Annotated[
+        int, typer.Option(help="short trainings that look for the settings first (ours)", min=0)
+    ] = 0,
     learning_rate: Annotated[float, typer.Option(help="of ours")] = 2e-3,
     least_gate: Annotated[
         float, typer.Option(help="least lead by which to depart from geometry (ours)", min=1, max=6)
@@ -217,15 +223,21 @@ def train_forecast(
 
     if network not in ("ours", "atppnet", "atppnet_warped"):
         raise ValueError(f"no network is called {network}")
+    if network != "ours" and (pretrain_epochs or search):
+        raise ValueError("pre-training and search are for the network ours")
     chosen = load_tasks(config, settings or (), ["forecast"]).forecast
     assert chosen is not None
     augmentation = Augmentation((1, *(speedup or ())), (1, *(thin or ())), scan_dropout, pose_noise)
     training = TrainingConfig(
-        epochs=epochs, learning_rate=learning_rate, least_gate=least_gate, seed=seed
+        epochs=epochs,
+        learning_rate=learning_rate,
+        least_gate=least_gate,
+        pretraining=pretrain_epochs,
+        seed=seed,
     )
     best = run(
         recordings or [], validation or [], drives, out, network, chosen, training, stride, start,
-        augmentation, console,
+        augmentation, search, console,
     )  # fmt: skip
     console.print(f"written: {out} (epoch {best.epoch})")
 

@@ -18,12 +18,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from robot_perception.apps.search import searched
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.forecast import ranks
 from robot_perception.core.forecast.atppnet_training import train_atppnet
 from robot_perception.core.forecast.augment import Augmentation, faster, thinned
 from robot_perception.core.forecast.dataset import samples
+from robot_perception.core.forecast.pretraining import pretrain
 from robot_perception.core.forecast.selection import bundled_weights
 from robot_perception.core.forecast.training import Epoch, TrainingConfig, gain_of, train
 from robot_perception.core.types import Odometry, Scan
@@ -47,12 +49,14 @@ def train_forecast(
     stride: int,
     start: Path | None,
     augmentation: Augmentation,
+    trials: int,
     console: Console,
 ) -> Epoch:
     """Train and write `out`, with its `.json` (data, settings, curve) and `.png` beside it.
 
-    `augmentation` is of the recordings; simulated drives differ in themselves. With the package
-    `tensorboard` there are curves for that too, in `out`.tensorboard.
+    `augmentation` is of the recordings; simulated drives differ in themselves. `trials` short
+    trainings look for the settings first. With the package `tensorboard` there are curves for that
+    too, in `out`.tensorboard.
     """
     if start and not start.exists() and (bundled_weights().parent / start).is_file():
         start = bundled_weights().parent / start
@@ -65,6 +69,14 @@ def train_forecast(
         fit, check = _samples(
             recordings, validation, drives, cache, forecast, stride, augmentation, console
         )
+    weights = load_state_dict(start) if start else None
+    if training.pretraining:
+        weights = _pretrained(fit, out, training, device, weights, console)
+    found: dict[str, float] = {}
+    if trials:
+        folder = out.with_name(out.name + ".search")
+        training, saved = searched(fit, check, folder, training, trials, device, weights, console)
+        found = {"trials": trials, "chamfer_saved_by_best": saved}
     epochs: list[Epoch] = []
     writer: Any = None if ranks.rank() else _tensorboard(out.with_name(out.name + ".tensorboard"))
     with Progress(console=console) as progress:
@@ -84,7 +96,6 @@ def train_forecast(
             )
 
         if network == "ours":
-            weights = load_state_dict(start) if start else None
             best = train(fit, check, out, training, device, report, weights)
         else:
             best = train_atppnet(
@@ -93,7 +104,7 @@ def train_forecast(
             )  # fmt: skip
     if ranks.rank():
         return best
-    saved = _compared(out, start, check, device, console) if network == "ours" else {}
+    gains = _compared(out, start, check, device, console) if network == "ours" else {}
     record = {
         "network": network,
         "recordings": [str(p) for p in recordings],
@@ -105,12 +116,32 @@ def train_forecast(
         "training": asdict(training),
         "processes": ranks.world(),
         "best": asdict(best),
-        "chamfer_saved_on_validation": saved,
+        "search": found,
+        "chamfer_saved_on_validation": gains,
         "epochs": [asdict(e) for e in epochs],
     }
     out.with_name(out.name + ".json").write_text(json.dumps(record, indent=1))
     _plot(epochs, out.with_name(out.name + ".png"), network)
     return best
+
+
+def _pretrained(
+    fit: list[Path],
+    out: Path,
+    training: TrainingConfig,
+    device: torch.device,
+    start: dict[str, torch.Tensor] | None,
+    console: Console,
+) -> dict[str, torch.Tensor]:
+    with Progress(console=console) as progress:
+        task = progress.add_task("fill in what is hidden", total=training.pretraining)
+
+        def report(epoch: int, loss: float) -> None:
+            progress.advance(task)
+            console.print(f"pre-training epoch {epoch}: loss {loss:.4f}")
+
+        aside = out.with_name(out.stem + ".pretrained.safetensors")
+        return pretrain(fit, aside, training, device, report, start)
 
 
 def _compared(

@@ -23,6 +23,8 @@ _MOTION = _MEMORY + 3
 _ELEVATION = _MOTION + 3
 _VISIBLE = _ELEVATION + 2
 CHANNELS = _VISIBLE + 2 * HORIZONS + 2
+# Channels that say nothing of what is seen: elevation of the beam, speed and yaw rate.
+UNSEEN = (_ELEVATION, CHANNELS - 2, CHANNELS - 1)
 # A mirror image negates the tangential speed and the yaw rate.
 MIRRORED = (_MOTION + 2, CHANNELS - 1)
 

@@ -17,11 +17,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from robot_perception.core.forecast.features import CHANNELS, HORIZONS, LAGS
 
 # Horizontal patch of the first layer: all further layers work on a quarter of the columns.
-_PATCH = 4
+PATCH = 4
 _WIDTHS = (24, 40, 64)
 _HIDDEN, _HEADS = 32, 4
 # Rows and columns of the input are multiples of these.
-ROWS, COLUMNS = 4, 4 * _PATCH
+ROWS, COLUMNS = 4, 4 * PATCH
 # Per pixel and horizon: leave out, move on, recall the memory, near if seen, near if recalled.
 OUTPUTS = 5
 
@@ -35,12 +35,12 @@ class Selector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         a, b, c = _WIDTHS
-        self.patch = _Conv(CHANNELS, a, (3, _PATCH + 2), (1, _PATCH))
+        self.patch = _Conv(CHANNELS, a, (3, PATCH + 2), (1, PATCH))
         self.fine = _Conv(a, a)
         self.middle = nn.Sequential(_Conv(a, b, stride=(2, 2)), _Conv(b, b))
         self.coarse = _Conv(b, c, stride=(2, 2))
         self.step = nn.Sequential(
-            _Conv(3, 16, (3, _PATCH + 2), (1, _PATCH)),
+            _Conv(3, 16, (3, PATCH + 2), (1, PATCH)),
             _Conv(16, 24, stride=(2, 2)),
             _Conv(24, _HIDDEN, stride=(2, 2)),
         )
@@ -52,7 +52,7 @@ class Selector(nn.Module):
         self.up_middle = _Conv(c + b, b)
         self.up_fine = _Conv(b // 2 + a, a)
         self.squeeze = nn.Conv2d(b, b // 2, 1)
-        self.head = nn.Conv2d(a, HORIZONS * OUTPUTS * _PATCH, 1)
+        self.head = nn.Conv2d(a, HORIZONS * OUTPUTS * PATCH, 1)
         nn.init.zeros_(self.head.weight)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
@@ -62,6 +62,13 @@ class Selector(nn.Module):
 
     def patches(self, image: Tensor) -> Tensor:
         """The logits by patch: (B, H, W / 4, T, 5, 4)."""
+        logits: Tensor = self.head(self.trunk(image))
+        # No copy where the memory has the channels last.
+        logits = logits.permute(0, 2, 3, 1)
+        return logits.reshape(*logits.shape[:3], HORIZONS, OUTPUTS, PATCH)
+
+    def trunk(self, image: Tensor) -> Tensor:
+        """All but the head: what is known of each patch, (B, 24, H, W / 4)."""
         fine = self.fine(self.patch(image))
         middle = self.middle(fine)
         coarse = self.coarse(middle)
@@ -75,10 +82,8 @@ class Selector(nn.Module):
         up = F.interpolate(coarse, size=middle.shape[2:], mode="nearest")
         middle = self.squeeze(self.up_middle(torch.cat([up, middle], 1)))
         up = F.interpolate(middle, size=fine.shape[2:], mode="nearest")
-        logits: Tensor = self.head(self.up_fine(torch.cat([up, fine], 1)))
-        # No copy where the memory has the channels last.
-        logits = logits.permute(0, 2, 3, 1)
-        return logits.reshape(*logits.shape[:3], HORIZONS, OUTPUTS, _PATCH)
+        known: Tensor = self.up_fine(torch.cat([up, fine], 1))
+        return known
 
 
 def shuffled(patches: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ _GATES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 1e9)
 @dataclass(frozen=True)
 class TrainingConfig:
     """How long and how fast to train; `crop` columns of an image are seen at a time. The gate is
-    at least `least_gate`."""
+    at least `least_gate`; `pretraining` epochs of filling in what is hidden come first."""
 
     epochs: int = 30
     batch: int = 4
@@ -58,6 +58,7 @@ class TrainingConfig:
     patience: int = 6
     near_weight: float = 0.1
     least_gate: float = 1.0
+    pretraining: int = 0
     seed: int = 0
 
 
