@@ -21,6 +21,7 @@ from robot_perception.core.forecast.evaluate import evaluate
 from robot_perception.core.forecast.features import CHANNELS, UNSEEN, features, network_model
 from robot_perception.core.forecast.flow import PastScan, standing, velocities
 from robot_perception.core.forecast.forecaster import Forecaster
+from robot_perception.core.forecast.measures import measure, truth
 from robot_perception.core.forecast.methods import gmac
 from robot_perception.core.forecast.motion import Motion, MotionEstimator
 from robot_perception.core.forecast.pretraining import hidden_tiles, pretrain, without
@@ -31,7 +32,7 @@ from robot_perception.core.forecast.selfscore import SelfScorer
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.training import Epoch, TrainingConfig, save_weights, train
 from robot_perception.core.forecast.warp import predicted_poses
-from robot_perception.core.range_image import SensorModel, look
+from robot_perception.core.range_image import SensorModel, look, unproject
 from robot_perception.core.types import F32, Scan
 from robot_perception.pipeline.simulator.config import SimulatorConfig
 from robot_perception.pipeline.simulator.variety import scans
@@ -273,6 +274,22 @@ def test_evaluation_has_every_method_on_the_same_frames(drive: list[Scan]) -> No
     assert table["ego_warp"]["chamfer_mean_m2"] < table["repeat"]["chamfer_mean_m2"]
     assert table["repeat"]["mask_iou"] < 1 and table["ours"]["gmac"] > 0
     assert table["ego_warp"]["vs_ego_warp_ci95"]["chamfer_mean_m2"] == [0.0, 0.0]
+
+
+def test_range_error_beyond_a_baseline_is_over_the_same_pixels() -> None:
+    model = _model()
+    wall = unproject(np.full((64, 1024), 20.0, np.float32), model)
+    true = truth(wall, np.zeros((64, 1024), np.float32), np.eye(4), model)
+    half = np.zeros((64, 1024), np.float32)
+    half[:, :512] = 20.5
+    # As good where both predict, and something far off where the baseline has nothing.
+    more = half.copy()
+    more[:, 512:] = 25.0
+    found = measure(unproject(more, model), true, model, half)
+    assert found.range_l1_m == pytest.approx(2.75, abs=0.01)
+    assert found.range_l1_beyond_m == pytest.approx(0.0, abs=0.01)
+    better = measure(unproject(np.where(half > 0, 20.1, 25.0), model), true, model, half)
+    assert better.range_l1_beyond_m == pytest.approx(-0.4, abs=0.01)
 
 
 def test_live_scores_make_a_bad_network_step_aside(drive: list[Scan], tmp_path: Path) -> None:

@@ -87,3 +87,20 @@ def draw_nearest(ranges: F32, pixels: NDArray[np.int32], image: F32) -> None:
         at = pixels[n]
         if at >= 0 and (image[at] == 0 or ranges[n] < image[at]):
             image[at] = ranges[n]
+
+
+@numba.njit(cache=True, nogil=True)
+def draw_points(
+    xyz: F32,
+    matrix: F32,
+    slopes: F32,
+    table: NDArray[np.int32],
+    limits: tuple[np.float32, np.float32],
+    shape: tuple[int, int],
+    ranges: F32,
+    pixels: NDArray[np.int32],
+    image: F32,
+) -> None:
+    """Both in one call, which waits for Python's lock once."""
+    find_pixels(xyz, matrix, slopes, table, limits, shape, ranges, pixels)
+    draw_nearest(ranges, pixels, image)

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
 
 from robot_perception.core.errors import InputRejected
-from robot_perception.core.projection import draw_nearest, find_pixels
+from robot_perception.core.projection import draw_points
 from robot_perception.core.types import F32, F64, I32, U16
 
 _HERE: F64 = np.eye(4)
@@ -100,8 +100,10 @@ def look(
     count = len(xyz)
     ranges, pixels = out or (np.empty(count, np.float32), np.empty(count, np.int32))
     limits = (np.float32(model.min_range_m), np.float32(model.max_range_m))
-    find_pixels(xyz, matrix.astype(np.float32), *model.slopes, limits, image.shape, ranges, pixels)
-    draw_nearest(ranges, pixels, image.reshape(-1))
+    draw_points(
+        *(xyz, matrix.astype(np.float32), *model.slopes, limits, image.shape),
+        *(ranges, pixels, image.reshape(-1)),
+    )
     return image, ranges, pixels
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.forecast.candidates import candidates
 from robot_perception.core.forecast.dataset import aligned
-from robot_perception.core.forecast.measures import Measures, measure, truth
+from robot_perception.core.forecast.measures import Measures, drawn, measure, truth
 from robot_perception.core.forecast.methods import Predict, State, gmac, method, timed
 from robot_perception.core.forecast.motion import MotionEstimator
 from robot_perception.core.forecast.scene import SceneBuilder, observe
@@ -123,8 +123,9 @@ def _score(
     scored: dict[str, list[Measures]] = {name: [] for name in predicted}
     for h, (scan, pose) in enumerate(zip(future, poses, strict=True)):
         true = truth(scan.xyz, made.image, pose, model)
+        base = drawn(predicted[_BASELINE][h], model) if _BASELINE in predicted else None
         for name, clouds in predicted.items():
-            scored[name].append(measure(clouds[h], true, model))
+            scored[name].append(measure(clouds[h], true, model, base))
     for name, measures in scored.items():
         rows[name].append(measures)
 
@@ -142,6 +143,7 @@ def _summary(
         "range_l1_m": np.nanmean(table["range_l1_m"], axis=0).tolist(),
         "range_l1_mean_m": float(np.nanmean(table["range_l1_m"])),
         "range_median_m": float(np.nanmean(table["range_median_m"])),
+        "range_l1_beyond_ego_warp_m": _nanmean(table["range_l1_beyond_m"]),
         "abs_rel": float(np.nanmean(table["abs_rel"])),
         "mask_iou": float(np.nanmean(table["mask_iou"])),
         "chamfer_dynamic_m2": _nanmean(table["dynamic"]),
@@ -155,6 +157,7 @@ def _summary(
         pairs = {
             "chamfer_mean_m2": chamfer - (other["forward"] + other["backward"]),
             "range_l1_mean_m": table["range_l1_m"] - other["range_l1_m"],
+            "range_l1_same_pixels_m": table["range_l1_beyond_m"],
             "chamfer_dynamic_m2": table["dynamic"] - other["dynamic"],
         }
         with np.errstate(all="ignore"):

@@ -14,7 +14,6 @@ import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import minimum_filter
 
 from robot_perception.core.range_image import SensorModel, look
 from robot_perception.core.threads import threads
@@ -62,8 +61,7 @@ class Standing:
 
 def standing(xyz: F32) -> Standing:
     """What stands above the ground among points (N, 3) of a level sensor."""
-    index = np.flatnonzero(above_ground(xyz))
-    points = np.ascontiguousarray(xyz[index])
+    index, points = above_ground(xyz)
     return Standing(index, points, _clusters(points))
 
 
@@ -107,17 +105,6 @@ def was_free(xyz: F32, past: Sequence[PastScan], model: SensorModel) -> NDArray[
     return np.asarray(np.any(list(threads().map(free, past)), axis=0))
 
 
-def above_ground(xyz: F32) -> NDArray[np.bool_]:
-    """Which points (N, 3) stand 0.3 to 3 m above the lowest ones around them."""
-    cells = int(2 * _REACH_M / _GROUND_CELL_M)
-    index = _cell(xyz, np.float32(_GROUND_CELL_M), cells)
-    lowest = _lowest(index, xyz, cells * cells).reshape(cells, cells)
-    ground = np.append(minimum_filter(lowest, 5, mode="nearest").ravel(), np.inf)
-    # Index -1, out of reach, is the appended infinity: -inf is no height.
-    height = xyz[:, 2] - ground[index]
-    return np.asarray((height > _ABOVE_GROUND_M) & (height < _HIGHEST_M))
-
-
 @numba.njit(cache=True, nogil=True)
 def _cell(xyz: F32, size_m: np.float32, cells: int) -> NDArray[np.int64]:
     """Cell of the ground plan (N,), -1 out of reach."""
@@ -137,6 +124,43 @@ def _lowest(index: NDArray[np.int64], xyz: F32, size: int) -> F32:
         if index[i] >= 0 and xyz[i, 2] < lowest[index[i]]:
             lowest[index[i]] = xyz[i, 2]
     return lowest
+
+
+@numba.njit(cache=True, nogil=True)
+def above_ground(xyz: F32) -> tuple[NDArray[np.intp], F32]:
+    """Which points (N, 3) stand 0.3 to 3 m above the lowest ones within two cells around them: (K,)
+    and themselves (K, 3)."""
+    cells = int(2 * _REACH_M / _GROUND_CELL_M)
+    index = _cell(xyz, np.float32(_GROUND_CELL_M), cells)
+    ground = _lowest_around(
+        _lowest_around(_lowest(index, xyz, cells * cells), cells, 1), cells, cells
+    )
+    stands = np.empty(len(xyz), np.intp)
+    count = 0
+    for i in range(len(xyz)):
+        if index[i] < 0:
+            continue
+        height = np.float64(xyz[i, 2]) - np.float64(ground[index[i]])
+        if _ABOVE_GROUND_M < height < _HIGHEST_M:
+            stands[count] = i
+            count += 1
+    points = np.empty((count, 3), np.float32)
+    for k in range(count):
+        points[k] = xyz[stands[k]]
+    return stands[:count].copy(), points
+
+
+@numba.njit(cache=True, nogil=True)
+def _lowest_around(lowest: F32, cells: int, step: int) -> F32:
+    """The lowest (cells * cells,) within two cells on either side, `step` apart in memory."""
+    around = np.empty_like(lowest)
+    for i in range(len(lowest)):
+        place = i // step % cells
+        nearest = lowest[i]
+        for offset in range(-min(2, place), min(2, cells - 1 - place) + 1):
+            nearest = min(nearest, lowest[i + offset * step])
+        around[i] = nearest
+    return around
 
 
 def _clusters(points: F32) -> NDArray[np.int32]:

@@ -52,7 +52,9 @@ class Measures:
     """Squared distances in m^2: `forward` predicted to true, `backward` true to predicted, the
     latter also of static, moving and new points alone; `dynamic`: the Chamfer distance of moving
     points and of what is predicted nearest to them. Over pixels with a return in both images:
-    `range_l1_m` and its median, `abs_rel`. `mask_iou` of the pixels with a return."""
+    `range_l1_m` and its median, `abs_rel`. `range_l1_beyond_m`: what the error of the range is
+    beyond a baseline's, over pixels with a return in all three images, so that who predicts more of
+    what is hard to see is not the worse for it. `mask_iou` of the pixels with a return."""
 
     forward: float
     backward: float
@@ -62,13 +64,21 @@ class Measures:
     dynamic: float
     range_l1_m: float
     range_median_m: float
+    range_l1_beyond_m: float
     abs_rel: float
     mask_iou: float
 
 
-def measure(predicted: F32, true: Truth, model: SensorModel) -> Measures:
-    """All measures of `predicted` (N, 3), in the frame of the true scan; NaN where there are no
-    points to measure."""
+def drawn(predicted: F32, model: SensorModel) -> F32:
+    """The range image (H, W) of predicted points (N, 3)."""
+    return project(np.ascontiguousarray(in_range(predicted, model)), model)[0]
+
+
+def measure(
+    predicted: F32, true: Truth, model: SensorModel, baseline: F32 | None = None
+) -> Measures:
+    """All measures of `predicted` (N, 3), in the frame of the true scan, beside the range image
+    (H, W) of a `baseline`; NaN where there is nothing to measure."""
     predicted = in_range(predicted, model)
     if not len(predicted) or not len(true.xyz):
         return Measures(*[float("nan")] * len(fields(Measures)))
@@ -77,9 +87,13 @@ def measure(predicted: F32, true: Truth, model: SensorModel) -> Measures:
     back = cKDTree(predicted).query(true.xyz, workers=-1)[0] ** 2
     static, moving, new = (_mean(back[true.group == g]) for g in (STATIC, MOVING, NEW))
     beside = forth[true.group[nearest] == MOVING]
-    image, _ = project(np.ascontiguousarray(predicted), model)
+    image = drawn(predicted, model)
     either, both = (image > 0) | (true.image > 0), (image > 0) & (true.image > 0)
     wrong = np.abs(image[both] - true.image[both])
+    beyond = np.zeros(0, np.float32)
+    if baseline is not None:
+        same = both & (baseline > 0)
+        beyond = np.abs(image[same] - true.image[same]) - np.abs(baseline[same] - true.image[same])
     return Measures(
         _mean(forth),
         _mean(back),
@@ -89,6 +103,7 @@ def measure(predicted: F32, true: Truth, model: SensorModel) -> Measures:
         moving + (_mean(beside) if len(beside) else 0.0),
         _mean(wrong),
         float(np.median(wrong)) if len(wrong) else float("nan"),
+        _mean(beyond),
         _mean(wrong / true.image[both]),
         float(both.sum() / max(1, either.sum())),
     )

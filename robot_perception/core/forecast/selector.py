@@ -127,10 +127,7 @@ class _Plain(nn.Conv2d):
         self._around = (kernel[1] - stride[1] + 1) // 2 if stride[1] > 2 else (kernel[1] - 1) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        around = self._around
-        if around:
-            x = torch.cat([x[..., -around:], x, x[..., :around]], 3)
-        return super().forward(x)
+        return super().forward(_round(x, self._around) if self._around else x)
 
 
 class _Conv(nn.Sequential):
@@ -156,14 +153,43 @@ class _ConvGRU(nn.Module):
         self.candidate = _Plain(inputs + hidden, hidden)
 
     def forward(self, steps: Tensor) -> Tensor:
-        state = steps.new_zeros(len(steps[0]), self.hidden, *steps.shape[3:])
-        states = []
-        for x in steps:
-            reset, update = torch.sigmoid(self.gates(torch.cat([x, state], 1))).chunk(2, 1)
-            candidate = torch.tanh(self.candidate(torch.cat([x, reset * state], 1)))
-            state = (1 - update) * state + update * candidate
-            states.append(state)
+        gates, candidate, inputs = self.gates, self.candidate, steps.shape[2]
+        # What the inputs say does not depend on the states: all steps at once.
+        said = F.conv2d(
+            _round(steps.flatten(0, 1)),
+            torch.cat([gates.weight[:, :inputs], candidate.weight[:, :inputs]]),
+            torch.cat([_bias(gates), _bias(candidate)]),
+            padding=gates.padding,
+        )
+        states: list[Tensor] = []
+        for step in said.reshape(*steps.shape[:2], *said.shape[1:]):
+            opens, fresh = step.split([2 * self.hidden, self.hidden], 1)
+            if not states:
+                # From the state zero.
+                states.append(torch.sigmoid(opens[:, self.hidden :]) * torch.tanh(fresh))
+                continue
+            state = states[-1]
+            opens = opens + _of_state(gates, inputs, state)
+            reset, update = torch.sigmoid(opens).chunk(2, 1)
+            fresh = torch.tanh(fresh + _of_state(candidate, inputs, reset * state))
+            states.append((1 - update) * state + update * fresh)
         return torch.stack(states, 1)
+
+
+def _of_state(convolution: nn.Conv2d, inputs: int, state: Tensor) -> Tensor:
+    """The part of a convolution of inputs and state, joined, that is the state's."""
+    weight = convolution.weight[:, inputs:]
+    return F.conv2d(_round(state), weight, padding=convolution.padding)
+
+
+def _bias(convolution: nn.Conv2d) -> Tensor:
+    assert convolution.bias is not None
+    return convolution.bias
+
+
+def _round(x: Tensor, around: int = 1) -> Tensor:
+    """The image with so many columns of the other end at each end."""
+    return torch.cat([x[..., -around:], x, x[..., :around]], 3)
 
 
 class _TemporalAttention(nn.Module):

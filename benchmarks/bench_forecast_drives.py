@@ -1,0 +1,82 @@
+"""Forecasts on simulated drives that no network has seen, many short ones of different sensors.
+
+    python benchmarks/bench_forecast_drives.py [--drives 12] [--weights FILE] [--json FILE]
+
+Training takes seeds from 0 and validates from 900000; these begin at 910000. Scans of one drive are
+alike, so the intervals are of drives: each counts once, by the mean of its scans.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from robot_perception.core.config import ForecastConfig
+from robot_perception.core.forecast.evaluate import evaluate
+from robot_perception.pipeline.simulator.variety import scans, varied
+
+FIRST_SEED = 910_000
+_SCANS, _STRIDE, _RESAMPLES = 46, 6, 10_000
+_BASELINE = "ego_warp"
+
+
+def measures(row: dict[str, Any]) -> dict[str, float]:
+    """What is compared, of one method on one drive."""
+    return {
+        "chamfer_m2": row["chamfer_mean_m2"],
+        "chamfer_last_two_m2": float(np.mean(row["chamfer_m2"][-2:])),
+        "moving_m2": row["chamfer_dynamic_m2"],
+        "newly_seen_m2": row["true_to_predicted_m2"]["new"],
+        "range_l1_m": row["range_l1_mean_m"],
+        "range_l1_beyond_ego_warp_m": row["range_l1_beyond_ego_warp_m"],
+        "mask_iou": row["mask_iou"],
+    }
+
+
+def interval(values: NDArray[np.float64]) -> list[float]:
+    draws = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
+    return [float(p) for p in np.percentile(values[draws].mean(axis=1), (2.5, 97.5))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--drives", type=int, default=12)
+    parser.add_argument("--weights", default="", help="for ours; else those of the package")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    methods = dict.fromkeys(("repeat", _BASELINE, "scene_flow", "ours"), "")
+    methods["ours"] = arguments.weights
+    drives = []
+    for seed in track(range(FIRST_SEED, FIRST_SEED + arguments.drives), "drives"):
+        drive = varied(seed)
+        config = ForecastConfig(beams=drive.beams, columns=drive.columns)
+        table = evaluate(scans(drive, _SCANS), config, _STRIDE, methods)
+        sensor = f"{drive.beams} x {drive.columns}, {drive.speed_mps:.1f} m/s"
+        drives.append({"seed": seed, "drive": sensor, **{m: measures(r) for m, r in table.items()}})
+    found: dict[str, Any] = {}
+    for name in (n for n in drives[0] if n not in ("seed", "drive")):
+        found[name] = {}
+        for key in drives[0][name]:
+            own = np.array([d[name][key] for d in drives], float)
+            base = np.array([d[_BASELINE][key] for d in drives], float)
+            known = np.isfinite(own) & np.isfinite(base)
+            found[name][key] = {
+                "mean": float(own[known].mean()),
+                "beyond_ego_warp_ci95": interval((own - base)[known]),
+                "drives_better": int((own < base)[known].sum()),
+                "drives": int(known.sum()),
+            }
+    result = {"methods": found, "drives": drives}
+    print(json.dumps(found, indent=1))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
