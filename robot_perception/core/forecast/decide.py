@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from robot_perception.core.forecast.candidates import Candidates
 from robot_perception.core.forecast.choice import LEAVE_OUT, MOVE, PRIOR, STAND
+from robot_perception.core.forecast.selector import PATCH
 from robot_perception.core.threads import threads
 from robot_perception.core.types import F32
 
@@ -23,13 +24,15 @@ def decide(
     left out."""
     choice = np.full((len(found.visible), len(pixel)), LEAVE_OUT, np.int8)
     near = np.zeros(choice.shape, np.float32)
+    assert patches.shape[4] == PATCH
+    flat = patches.reshape(-1, *patches.shape[2:])
     ends = np.linspace(0, len(pixel), _PARTS + 1).astype(np.int64)
 
     def of(part: int) -> None:
         some = slice(ends[part], ends[part + 1])
         observed = min(max(found.observed - ends[part], 0), ends[part + 1] - ends[part])
         known = found.moves[some], observed, found.visible[:, some]
-        _decide(patches, pixel[some], *known, np.float32(gate), choice[:, some], near[:, some])
+        _decide(flat, pixel[some], *known, np.float32(gate), choice[:, some], near[:, some])
 
     list(threads().map(of, range(_PARTS)))
     return choice, near
@@ -47,13 +50,12 @@ def _decide(
     near: F32,
 ) -> None:
     prior = np.float32(PRIOR)
-    columns, width = patches.shape[1], patches.shape[4]
     for i in range(len(pixel)):
         if pixel[i] < 0:
             continue
-        patch, k = divmod(pixel[i], width)
+        k = pixel[i] % PATCH
         # All horizons at once: they lie together.
-        here = patches[patch // columns, patch % columns]
+        here = patches[pixel[i] // PATCH]
         for h in range(len(choice)):
             logits, seen = here[h], visible[h, i]
             if i >= observed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numba
@@ -197,13 +198,24 @@ def _best_velocity(cluster: F32, maps: F32, ages: F32) -> F32 | None:
     best = np.zeros(2, np.float32)
     _, still = _search(sample, best[None], maps, ages)
     cost = still
-    for step, reach in _SEARCH_MPS:
-        offsets = np.arange(-reach, reach + step / 2, step, dtype=np.float32)
-        grid = best + np.stack(np.meshgrid(offsets, offsets), -1).reshape(-1, 2)
+    for offsets in _offsets():
+        grid = best + offsets
         lowest, cost = _search(sample, grid, maps, ages)
         best = grid[lowest]
     moves = still - cost > _MIN_GAIN_M and np.hypot(*best) > _MIN_SPEED_MPS
     return best if moves else None
+
+
+@cache
+def _offsets() -> tuple[F32, ...]:
+    """The grids (G, 2) of velocities of the search, the slow ones first: they are the likely ones,
+    and each velocity is given up at the cost of the best so far."""
+    grids = []
+    for step, reach in _SEARCH_MPS:
+        offsets = np.arange(-reach, reach + step / 2, step, dtype=np.float32)
+        grid = np.stack(np.meshgrid(offsets, offsets), -1).reshape(-1, 2)
+        grids.append(grid[np.argsort(np.hypot(*grid.T), kind="stable")])
+    return tuple(grids)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -100,17 +100,21 @@ def folded(model: Selector) -> Selector:
             convolution, normalisation = module[0], module[1]
             assert isinstance(convolution, nn.Conv2d) and isinstance(normalisation, nn.BatchNorm2d)
             module[0], module[1] = fuse_conv_bn_eval(convolution, normalisation), nn.Identity()
+            module[2] = nn.LeakyReLU(0.1, inplace=True)
     return model.to(memory_format=torch.channels_last)
 
 
 def _sequence(image: Tensor) -> Tensor:
     """The past, oldest first, then the present: (P, B, 3, H, W) log range, residual, mask."""
-    present = image[:, :1]
+    # Channels last: each step stands together in memory, as the convolutions want it.
+    image = image.permute(0, 2, 3, 1)
+    present = image[..., :1]
     past = [
-        torch.cat([present, image[:, 2 + 2 * lag : 4 + 2 * lag]], 1)
+        torch.cat([present, image[..., 2 + 2 * lag : 4 + 2 * lag]], 3)
         for lag in reversed(range(LAGS))
     ]
-    return torch.stack([*past, torch.cat([present, torch.zeros_like(present), image[:, 1:2]], 1)])
+    now = torch.cat([present, torch.zeros_like(present), image[..., 1:2]], 3)
+    return torch.stack([*past, now]).permute(0, 1, 4, 2, 3)
 
 
 class _Plain(nn.Conv2d):
