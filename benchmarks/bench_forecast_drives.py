@@ -24,11 +24,12 @@ from robot_perception.pipeline.simulator.variety import scans, varied
 FIRST_SEED = 910_000
 _SCANS, _STRIDE, _RESAMPLES = 46, 6, 10_000
 _BASELINE = "ego_warp"
+_MORE_IS_BETTER = ("mask_iou",)
 
 
 def measures(row: dict[str, Any]) -> dict[str, float]:
     """What is compared, of one method on one drive."""
-    return {
+    found = {
         "chamfer_m2": row["chamfer_mean_m2"],
         "chamfer_last_two_m2": float(np.mean(row["chamfer_m2"][-2:])),
         "moving_m2": row["chamfer_dynamic_m2"],
@@ -37,11 +38,32 @@ def measures(row: dict[str, Any]) -> dict[str, float]:
         "range_l1_beyond_ego_warp_m": row["range_l1_beyond_ego_warp_m"],
         "mask_iou": row["mask_iou"],
     }
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def interval(values: NDArray[np.float64]) -> list[float]:
     draws = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
-    return [float(p) for p in np.percentile(values[draws].mean(axis=1), (2.5, 97.5))]
+    return [round(float(p), 4) for p in np.percentile(values[draws].mean(axis=1), (2.5, 97.5))]
+
+
+def compared(drives: list[dict[str, Any]]) -> dict[str, Any]:
+    """By method and measure: the mean of the drives, and the difference to the baseline."""
+    found: dict[str, Any] = {}
+    for name in (n for n in drives[0] if n not in ("seed", "drive")):
+        found[name] = {}
+        for key in drives[0][name]:
+            own = np.array([d[name][key] for d in drives], float)
+            base = np.array([d[_BASELINE][key] for d in drives], float)
+            known = np.isfinite(own) & np.isfinite(base)
+            beyond = (own - base)[known]
+            better = beyond > 0 if key in _MORE_IS_BETTER else beyond < 0
+            found[name][key] = {
+                "mean": round(float(own[known].mean()), 4),
+                "beyond_ego_warp_ci95": interval(beyond),
+                "drives_better": int(better.sum()),
+                "drives": int(known.sum()),
+            }
+    return found
 
 
 def main() -> None:
@@ -59,19 +81,7 @@ def main() -> None:
         table = evaluate(scans(drive, _SCANS), config, _STRIDE, methods)
         sensor = f"{drive.beams} x {drive.columns}, {drive.speed_mps:.1f} m/s"
         drives.append({"seed": seed, "drive": sensor, **{m: measures(r) for m, r in table.items()}})
-    found: dict[str, Any] = {}
-    for name in (n for n in drives[0] if n not in ("seed", "drive")):
-        found[name] = {}
-        for key in drives[0][name]:
-            own = np.array([d[name][key] for d in drives], float)
-            base = np.array([d[_BASELINE][key] for d in drives], float)
-            known = np.isfinite(own) & np.isfinite(base)
-            found[name][key] = {
-                "mean": float(own[known].mean()),
-                "beyond_ego_warp_ci95": interval((own - base)[known]),
-                "drives_better": int((own < base)[known].sum()),
-                "drives": int(known.sum()),
-            }
+    found = compared(drives)
     result = {"methods": found, "drives": drives}
     print(json.dumps(found, indent=1))
     if arguments.json:
