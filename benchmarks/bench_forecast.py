@@ -33,7 +33,7 @@ from robot_perception.core.forecast.selection import SelectorForecaster
 from robot_perception.core.forecast.selector import Selector
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.warp import predicted_poses
-from robot_perception.core.types import Scan
+from robot_perception.core.types import Odometry, Scan
 from robot_perception.pipeline.memory import steady_memory
 from robot_perception.pipeline.messages import rosbags_factory
 from robot_perception.pipeline.outputs import messages
@@ -78,15 +78,28 @@ def steps(source: list[Scan], config: ForecastConfig) -> dict[str, float]:
     return {name: float(np.median(ms[_WARM_UP:])) for name, ms in spent.items()}
 
 
-def whole(source: list[Scan], config: ForecastConfig) -> float:
+def odometry(source: list[Scan], config: ForecastConfig) -> list[Odometry]:
+    """What a robot's odometry would say at each scan, found from the clouds."""
+    motion = MotionEstimator("clouds", config.standstill_mps)
+    pose, found = np.eye(4), []
+    for scan in source:
+        moved = motion.step(scan, None)
+        pose = pose if moved is None else pose @ moved.relative
+        found.append(Odometry(scan.stamp_ns, "odom", scan.frame_id, pose))
+    return found
+
+
+def whole(
+    source: list[Scan], config: ForecastConfig, odometry: list[Odometry] | None = None
+) -> float:
     """Median milliseconds from message to messages: decode, forecast, encode a cloud for each
-    horizon and the range images."""
+    horizon and the range images. Without `odometry` the motion is found from the clouds."""
     forecaster = Forecaster(config)
     spent = []
-    for scan in source:
+    for scan, known in zip(source, odometry or [None] * len(source), strict=True):
         message = encode_frame(rosbags_factory, scan)[1]
         start = time.perf_counter()
-        made = forecaster.step(decode_cloud(message))
+        made = forecaster.step(decode_cloud(message), known)
         if made is not None:
             for topic, build in messages(made, scan).items():
                 # The clouds once more, in one message.
@@ -135,6 +148,7 @@ def main() -> None:
             method: whole(source, ForecastConfig(method=method))
             for method in ("ego_warp", "scene_flow", "ours")
         },
+        "with_odometry_ms": whole(source, config, odometry(source, config)),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     print(json.dumps(result, indent=1))
