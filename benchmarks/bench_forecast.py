@@ -1,9 +1,10 @@
 """Time of a forecast, step by step, and of the networks beside each other, in one process.
 
-    python benchmarks/bench_forecast.py [RECORDING] [--threads N] [--json FILE]
+    python benchmarks/bench_forecast.py [RECORDING] [--threads N] [--device cuda] [--json FILE]
 
 Without a recording, scans of the simulator (64 x 2048). Medians in milliseconds. The networks run
-on the same scan; ATPPNet, with random weights, at the full 64 x 2048 that it was published for.
+on the same scan; ATPPNet, with random weights, at the full 64 x 2048 that it was published for. On
+a GPU the stages are timed with a wait after each, and so take longer than the whole does without.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from robot_perception.core.forecast.scene import SceneBuilder, observe
 from robot_perception.core.forecast.selection import SelectorForecaster
 from robot_perception.core.forecast.selector import Selector
 from robot_perception.core.forecast.sensor import SensorFinder
+from robot_perception.core.forecast.tensors.recorded import Recorded
+from robot_perception.core.forecast.tensors.steps import TensorSteps
 from robot_perception.core.forecast.warp import predicted_poses
-from robot_perception.core.types import Odometry, Scan
+from robot_perception.core.types import Forecast, Odometry, Scan
 from robot_perception.pipeline.memory import steady_memory
 from robot_perception.pipeline.messages import rosbags_factory
 from robot_perception.pipeline.outputs import messages
@@ -89,67 +92,145 @@ def odometry(source: list[Scan], config: ForecastConfig) -> list[Odometry]:
     return found
 
 
+def stages(
+    source: list[Scan], config: ForecastConfig, odometry: list[Odometry], wait: Callable[[], None]
+) -> dict[str, float]:
+    """Median milliseconds of each stage from message to messages, with a `wait` for the device
+    after each; with odometry."""
+    forecaster = Forecaster(config)
+    spent: dict[str, list[float]] = {}
+
+    def timed(owner: object, attribute: str, name: str) -> None:
+        call = getattr(owner, attribute)
+
+        def measured(*arguments: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            result = call(*arguments, **named)
+            wait()
+            spent.setdefault(name, []).append((time.perf_counter() - start) * 1e3)
+            return result
+
+        setattr(owner, attribute, measured)
+
+    inner = forecaster._steps
+    assert isinstance(inner, TensorSteps)
+    timed(inner, "begin", "to the device, project, what stands")
+    timed(inner, "_moving", "what moves (clusters on the host)")
+    first = True
+    for scan, known in zip(source, odometry, strict=True):
+        message = encode_frame(rosbags_factory, scan)[1]
+        start = time.perf_counter()
+        decoded = decode_cloud(message)
+        spent.setdefault("decode", []).append((time.perf_counter() - start) * 1e3)
+        start = time.perf_counter()
+        made = forecaster.step(decoded, known)
+        spent.setdefault("forecast, in all", []).append((time.perf_counter() - start) * 1e3)
+        if first:
+            timed(inner, "_foresee", "memory, warp to all horizons, features, network, choice")
+            first = False
+        start = time.perf_counter()
+        encode(made, scan)
+        spent.setdefault("encode", []).append((time.perf_counter() - start) * 1e3)
+    return {name: float(np.median(ms[_WARM_UP:])) for name, ms in spent.items()}
+
+
+def encode(made: Forecast | None, scan: Scan) -> None:
+    """A cloud for each horizon and the range images; not all clouds once more, in one message."""
+    if made is not None:
+        for topic, build in messages(made, scan).items():
+            if topic != "points":
+                build(rosbags_factory)
+
+
 def whole(
     source: list[Scan], config: ForecastConfig, odometry: list[Odometry] | None = None
-) -> float:
-    """Median milliseconds from message to messages: decode, forecast, encode a cloud for each
-    horizon and the range images. Without `odometry` the motion is found from the clouds."""
+) -> list[float]:
+    """Milliseconds, median and 90th percentile, from message to messages: decode, forecast, encode.
+    Without `odometry` the motion is found from the clouds."""
     forecaster = Forecaster(config)
     spent = []
     for scan, known in zip(source, odometry or [None] * len(source), strict=True):
         message = encode_frame(rosbags_factory, scan)[1]
         start = time.perf_counter()
-        made = forecaster.step(decode_cloud(message), known)
-        if made is not None:
-            for topic, build in messages(made, scan).items():
-                # The clouds once more, in one message.
-                if topic != "points":
-                    build(rosbags_factory)
+        encode(forecaster.step(decode_cloud(message), known), scan)
         spent.append((time.perf_counter() - start) * 1e3)
-    return float(np.median(spent[_WARM_UP:]))
+    return [float(ms) for ms in np.percentile(spent[_WARM_UP:], (50, 90))]
 
 
-def forward(model: torch.nn.Module, inputs: torch.Tensor, repeats: int) -> float:
-    model.eval()
+def forward(
+    call: Callable[[torch.Tensor], Any],
+    inputs: torch.Tensor,
+    repeats: int,
+    wait: Callable[[], None],
+) -> float:
     spent = []
     with torch.inference_mode():
-        for _ in range(repeats + 1):
+        for _ in range(repeats + 2):
             start = time.perf_counter()
-            model(inputs)
+            call(inputs)
+            wait()
             spent.append((time.perf_counter() - start) * 1e3)
-    return float(np.median(spent[1:]))
+    return float(np.median(spent[2:]))
+
+
+def networks(config: ForecastConfig, wait: Callable[[], None]) -> dict[str, float]:
+    """A forward pass of each network, in milliseconds."""
+    device = torch.device(config.device)
+    image, past = torch.zeros(1, CHANNELS, 64, 1024), torch.zeros(1, 5, 64, 2048)
+    published = ATPPNet(5, 1.0, 85.0).eval().to(device)
+    found = {"atppnet": forward(published, past.to(device), 2, wait)}
+    if device.type == "cpu":
+        return found | {"ours": forward(Selector().eval(), image, 10, wait)}
+
+    def in_bfloat16(inputs: torch.Tensor) -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            published(inputs)
+
+    image = image.to(device)
+    found["atppnet, bfloat16"] = forward(in_bfloat16, past.to(device), 10, wait)
+    network = SelectorForecaster(config)
+    recorded = Recorded(lambda x: (network.logits(x),))
+    found["ours, kernel by kernel"] = forward(network.logits, image, 20, wait)
+    found["ours"] = forward(recorded, image, 50, wait)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recording", type=Path, nargs="?")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     # As the nodes do.
     steady_memory()
     torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    on_gpu = device.type == "cuda"
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
     source = list(clouds(arguments.recording))
-    config = ForecastConfig(method="ours")
-    ours = forward(Selector(), torch.zeros(1, CHANNELS, 64, 1024), 10)
-    published = forward(ATPPNet(5, 1.0, 85.0), torch.zeros(1, 5, 64, 2048), 2)
+    config = ForecastConfig(method="ours", device=arguments.device)
+    spent = networks(config, wait)
     # The published network counts at twice the columns that `gmac` takes.
     work = {"ours": gmac("ours", config), "atppnet": 2 * gmac("atppnet", config)}
+    known = odometry(source, config)
     result = {
         "machine": f"{platform.machine()}, torch {torch.__version__}, {arguments.threads} threads",
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "scans": str(arguments.recording or "simulator"),
         "points": int(np.median([len(s.xyz) for s in source])),
-        "network_ms": {"ours": ours, "atppnet": published},
+        "network_ms": spent,
         "network_gmac": work,
-        "times_faster": published / ours,
+        "times_faster": spent["atppnet"] / spent["ours"],
         "times_fewer_macs": work["atppnet"] / work["ours"],
-        "steps_ms": steps(source, config),
+        "steps_ms": stages(source, config, known, wait) if on_gpu else steps(source, config),
         "message_to_messages_ms": {
-            method: whole(source, ForecastConfig(method=method))
+            method: whole(source, ForecastConfig(method=method, device=arguments.device))
             for method in ("ego_warp", "scene_flow", "ours")
         },
-        "with_odometry_ms": whole(source, config, odometry(source, config)),
+        "with_odometry_ms": whole(source, config, known),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_gpu_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else 0,
     }
     print(json.dumps(result, indent=1))
     if arguments.json:

@@ -52,7 +52,7 @@ def candidates(
     points = np.concatenate([scene.xyz, scene.memory])
     velocity = np.concatenate([scene.velocity, np.zeros_like(scene.memory)])
     moves = np.concatenate([scene.moves, np.zeros(len(scene.memory), bool)])
-    behind_now = is_behind(scene.ranges, scene.image.ravel()[scene.pixels])
+    behind_now = (scene.pixels >= 0) & is_behind(scene.ranges, scene.image.ravel()[scene.pixels])
 
     shape = (len(poses), len(points))
     ranges, pixels = np.empty(shape, np.float32), np.empty(shape, np.int32)

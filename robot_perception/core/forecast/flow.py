@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 
 from robot_perception.core.range_image import SensorModel, look
 from robot_perception.core.threads import threads
-from robot_perception.core.types import F32, F64
+from robot_perception.core.types import F32, F64, U8
 
-_REACH_M = 50.0
-_GROUND_CELL_M, _ABOVE_GROUND_M, _HIGHEST_M = 0.5, 0.3, 3.0
-_CELL_M = 0.25
-_SCORE_CELL_M = 0.2
-_FREE_M, _FREE_SHARE = np.float32(0.4), np.float32(0.02)
+REACH_M = 50.0
+GROUND_CELL_M, ABOVE_GROUND_M, HIGHEST_M = 0.5, 0.3, 3.0
+CELL_M = 0.25
+SCORE_CELL_M = 0.2
+FREE_M, FREE_SHARE = np.float32(0.4), np.float32(0.02)
 _MIN_POINTS, _MIN_MOVING, _MIN_SHARE = 15, 8, 0.12
 _MAX_EXTENT_M = 14.0
-_SAMPLE = 100
-_CAP_M = np.float32(0.6)
+SAMPLE = 100
+CAP_M = np.float32(0.6)
 # Steps and reaches of the search for a velocity, coarse to fine, in m/s.
 _SEARCH_MPS = ((1.0, 25.0), (0.25, 1.0), (0.06, 0.25))
 # What a m/s of speed must gain in mean distance to be believed.
-_PER_MPS = np.float32(0.002)
-_MIN_GAIN_M = 0.06
-_MIN_SPEED_MPS = 0.4
+PER_MPS = np.float32(0.002)
+MIN_GAIN_M = 0.06
+MIN_SPEED_MPS = 0.4
 _AROUND = np.ones((3, 3), np.uint8)
 
 
@@ -76,8 +76,7 @@ def velocities(
         return velocity, moves
     size = np.bincount(stands.cluster)
     moving = np.bincount(stands.cluster[was_free(stands.points, past, model)], minlength=len(size))
-    size[0] = 0
-    enough = (size >= _MIN_POINTS) & (moving >= np.maximum(_MIN_MOVING, _MIN_SHARE * size))
+    enough = may_move(size, moving)
     members = [np.flatnonzero(stands.cluster == name) for name in np.flatnonzero(enough)]
     if not members:
         return velocity, moves
@@ -91,16 +90,24 @@ def velocities(
     return velocity, moves
 
 
+def may_move(size: NDArray[np.intp], moving: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which clusters (K,), the first of which is none, have enough points in free space."""
+    enough = (size >= _MIN_POINTS) & (moving >= np.maximum(_MIN_MOVING, _MIN_SHARE * size))
+    enough[0] = False
+    return np.asarray(enough)
+
+
 def was_free(xyz: F32, past: Sequence[PastScan], model: SensorModel) -> NDArray[np.bool_]:
     """Which points (N, 3) of the present lie where one of the past scans looked through."""
 
     def free(scan: PastScan) -> NDArray[np.bool_]:
         # The nearest return around a pixel: an edge seen slightly beside it is not free space.
         far = np.where(scan.image > 0, scan.image, np.float32(np.inf))
-        nearest = np.asarray(cv2.erode(far, _AROUND), np.float32)
+        eroded = cv2.erode(far, _AROUND, borderType=cv2.BORDER_REPLICATE)
+        nearest = np.asarray(eroded, np.float32)
         nearest[np.isinf(nearest)] = 0
         _, ranges, pixels = look(xyz, np.asarray(np.linalg.inv(scan.pose)), model)
-        beyond = nearest.ravel()[pixels] > ranges + np.maximum(_FREE_M, _FREE_SHARE * ranges)
+        beyond = nearest.ravel()[pixels] > ranges + np.maximum(FREE_M, FREE_SHARE * ranges)
         return np.asarray((pixels >= 0) & beyond)
 
     return np.asarray(np.any(list(threads().map(free, past)), axis=0))
@@ -111,8 +118,8 @@ def _cell(xyz: F32, size_m: np.float32, cells: int) -> NDArray[np.int64]:
     """Cell of the ground plan (N,), -1 out of reach."""
     index = np.full(len(xyz), -1, np.int64)
     for i in range(len(xyz)):
-        a = int(np.floor((xyz[i, 0] + np.float32(_REACH_M)) / size_m))
-        b = int(np.floor((xyz[i, 1] + np.float32(_REACH_M)) / size_m))
+        a = int(np.floor((xyz[i, 0] + np.float32(REACH_M)) / size_m))
+        b = int(np.floor((xyz[i, 1] + np.float32(REACH_M)) / size_m))
         if 0 <= a < cells and 0 <= b < cells:
             index[i] = a * cells + b
     return index
@@ -131,8 +138,8 @@ def _lowest(index: NDArray[np.int64], xyz: F32, size: int) -> F32:
 def above_ground(xyz: F32) -> tuple[NDArray[np.intp], F32]:
     """Which points (N, 3) stand 0.3 to 3 m above the lowest ones within two cells around them: (K,)
     and themselves (K, 3)."""
-    cells = int(2 * _REACH_M / _GROUND_CELL_M)
-    index = _cell(xyz, np.float32(_GROUND_CELL_M), cells)
+    cells = int(2 * REACH_M / GROUND_CELL_M)
+    index = _cell(xyz, np.float32(GROUND_CELL_M), cells)
     ground = _lowest_around(
         _lowest_around(_lowest(index, xyz, cells * cells), cells, 1), cells, cells
     )
@@ -142,7 +149,7 @@ def above_ground(xyz: F32) -> tuple[NDArray[np.intp], F32]:
         if index[i] < 0:
             continue
         height = np.float64(xyz[i, 2]) - np.float64(ground[index[i]])
-        if _ABOVE_GROUND_M < height < _HIGHEST_M:
+        if ABOVE_GROUND_M < height < HIGHEST_M:
             stands[count] = i
             count += 1
     points = np.empty((count, 3), np.float32)
@@ -166,54 +173,60 @@ def _lowest_around(lowest: F32, cells: int, step: int) -> F32:
 
 def _clusters(points: F32) -> NDArray[np.int32]:
     """The cluster (K,) of each point: connected cells seen from above; 0 for none or too wide."""
-    cells = int(2 * _REACH_M / _CELL_M)
-    index = _cell(points, np.float32(_CELL_M), cells)
+    cells = int(2 * REACH_M / CELL_M)
+    index = _cell(points, np.float32(CELL_M), cells)
     # One cell more, for what is out of reach.
     occupied = np.zeros(cells * cells + 1, np.uint8)
     occupied[index] = 1
-    image = occupied[:-1].reshape(cells, cells)
-    count, names, boxes, _ = cv2.connectedComponentsWithStats(image, connectivity=8)
-    limit = int(_MAX_EXTENT_M / _CELL_M)
+    kept, names = connected(occupied[:-1].reshape(cells, cells))
+    return np.append(kept[names.ravel()], 0)[index].astype(np.int32)
+
+
+def connected(occupied: U8) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+    """The component (R, C) of each cell of a ground plan, and of each component, by number, itself
+    or 0 if it is none or too wide."""
+    count, names, boxes, _ = cv2.connectedComponentsWithStats(occupied, connectivity=8)
+    limit = int(_MAX_EXTENT_M / CELL_M)
     extent = boxes[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
     kept = np.where(extent <= limit, np.arange(count), 0)
     kept[0] = 0
-    return np.append(kept[names.ravel()], 0)[index].astype(np.int32)
+    return kept, np.asarray(names, np.int32)
 
 
 def _distance_map(scan: PastScan) -> F32:
     """Distance in m from each cell of the present's ground plan to what stood there in `scan`."""
-    cells = int(2 * _REACH_M / _SCORE_CELL_M)
+    cells = int(2 * REACH_M / SCORE_CELL_M)
     pose = scan.pose.astype(np.float32)
-    index = _cell(scan.stand @ pose[:3, :3].T + pose[:3, 3], np.float32(_SCORE_CELL_M), cells)
+    index = _cell(scan.stand @ pose[:3, :3].T + pose[:3, 3], np.float32(SCORE_CELL_M), cells)
     empty = np.ones(cells * cells, np.uint8)
     empty[index[index >= 0]] = 0
     distance = cv2.distanceTransform(empty.reshape(cells, cells), cv2.DIST_L2, 3)
-    capped: F32 = np.minimum(distance * np.float32(_SCORE_CELL_M), _CAP_M)
+    capped: F32 = np.minimum(distance * np.float32(SCORE_CELL_M), CAP_M)
     return capped
 
 
 def _best_velocity(cluster: F32, maps: F32, ages: F32) -> F32 | None:
     """The horizontal velocity (2,) that explains the cluster; None if standing does as well."""
-    sample = np.ascontiguousarray(cluster[:: max(1, len(cluster) // _SAMPLE), :2])
+    sample = np.ascontiguousarray(cluster[:: max(1, len(cluster) // SAMPLE), :2])
     best = np.zeros(2, np.float32)
     _, still = _search(sample, best[None], maps, ages)
     cost = still
-    for offsets in _offsets():
-        grid = best + offsets
+    for around in offsets():
+        grid = best + around
         lowest, cost = _search(sample, grid, maps, ages)
         best = grid[lowest]
-    moves = still - cost > _MIN_GAIN_M and np.hypot(*best) > _MIN_SPEED_MPS
+    moves = still - cost > MIN_GAIN_M and np.hypot(*best) > MIN_SPEED_MPS
     return best if moves else None
 
 
 @cache
-def _offsets() -> tuple[F32, ...]:
+def offsets() -> tuple[F32, ...]:
     """The grids (G, 2) of velocities of the search, the slow ones first: they are the likely ones,
     and each velocity is given up at the cost of the best so far."""
     grids = []
     for step, reach in _SEARCH_MPS:
-        offsets = np.arange(-reach, reach + step / 2, step, dtype=np.float32)
-        grid = np.stack(np.meshgrid(offsets, offsets), -1).reshape(-1, 2)
+        along = np.arange(-reach, reach + step / 2, step, dtype=np.float32)
+        grid = np.stack(np.meshgrid(along, along), -1).reshape(-1, 2)
         grids.append(grid[np.argsort(np.hypot(*grid.T), kind="stable")])
     return tuple(grids)
 
@@ -223,19 +236,19 @@ def _search(sample: F32, grid: F32, maps: F32, ages: F32) -> tuple[int, np.float
     """Which velocity of `grid` (G, 2) has the lowest mean distance of points (N, 2) to the earlier
     scans, if they moved at it; and that cost. A velocity is given up once it costs more."""
     cells = maps.shape[1]
-    per_cell = np.float32(1 / _SCORE_CELL_M)
+    per_cell = np.float32(1 / SCORE_CELL_M)
     count = np.float32(len(ages) * len(sample))
     best, lowest = 0, np.float32(np.inf)
     for g in range(len(grid)):
         vx, vy = grid[g, 0], grid[g, 1]
-        speed = _PER_MPS * np.sqrt(vx * vx + vy * vy)
+        speed = PER_MPS * np.sqrt(vx * vx + vy * vy)
         limit, total = (lowest - speed) * count, np.float32(0)
         for k in range(len(ages)):
-            dx, dy = np.float32(_REACH_M) - vx * ages[k], np.float32(_REACH_M) - vy * ages[k]
+            dx, dy = np.float32(REACH_M) - vx * ages[k], np.float32(REACH_M) - vy * ages[k]
             for i in range(len(sample)):
                 a, b = int((sample[i, 0] + dx) * per_cell), int((sample[i, 1] + dy) * per_cell)
                 inside = 0 <= a < cells and 0 <= b < cells
-                total += maps[k, a, b] if inside else _CAP_M
+                total += maps[k, a, b] if inside else CAP_M
                 if total > limit:
                     break
             if total > limit:

@@ -10,23 +10,34 @@ import numpy as np
 
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected
-from robot_perception.core.forecast.candidates import Candidates, candidates
+from robot_perception.core.forecast.candidates import candidates
 from robot_perception.core.forecast.motion import Motion, MotionEstimator
 from robot_perception.core.forecast.network import NetworkForecaster
-from robot_perception.core.forecast.scene import Scene, SceneBuilder, alone, observe
+from robot_perception.core.forecast.scene import alone
 from robot_perception.core.forecast.selection import Selected, SelectorForecaster, of_geometry
 from robot_perception.core.forecast.selfscore import SelfScorer
 from robot_perception.core.forecast.sensor import SensorFinder
+from robot_perception.core.forecast.steps import Loops, Proposal, Steps
+from robot_perception.core.forecast.tensors.steps import TensorSteps
 from robot_perception.core.forecast.warp import predicted_poses
 from robot_perception.core.range_image import SensorModel, project, unproject
-from robot_perception.core.threads import threads
-from robot_perception.core.types import F32, Forecast, Odometry, Scan
+from robot_perception.core.types import F32, F64, Forecast, Odometry, Scan
+from robot_perception.core.weights import pick_device
 
 _MIN_POINTS = 100
 # A longer silence than this many periods ends the history: its velocity is no longer that of now.
 _MAX_GAP_PERIODS = 5
 # What this process has warmed up for.
 _WARM: set[ForecastConfig] = set()
+
+
+def steps_of(config: ForecastConfig) -> Steps:
+    """The steps of a forecast on the device of `config`; raises WeightsRejected."""
+    network = SelectorForecaster(config) if config.method == "ours" else None
+    device = pick_device(config.device)
+    if device.type == "cpu":
+        return Loops(config.past, network)
+    return TensorSteps(config.past, network, device)
 
 
 class Forecaster:
@@ -39,10 +50,8 @@ class Forecaster:
         self._config = config
         self._horizons = tuple(config.period_s * (i + 1) for i in range(config.horizons))
         self._network = NetworkForecaster(config) if config.method == "atppnet" else None
-        self._selector = SelectorForecaster(config) if config.method == "ours" else None
-        self._builder: SceneBuilder | None = None
-        if config.method in ("ours", "scene_flow"):
-            self._builder = SceneBuilder(config.past)
+        self._learned = config.method == "ours"
+        self._steps = steps_of(config) if config.method in ("ours", "scene_flow") else None
         self._sensor = SensorFinder(config)
         self._motion = MotionEstimator(
             config.ego_motion, config.standstill_mps, config.motion_model
@@ -58,7 +67,7 @@ class Forecaster:
 
     def self_scores(self) -> dict[str, dict[str, list[float]]] | None:
         """How the network did so far beside geometry and repeating, by horizon; None without it."""
-        return self._scorer.means() if self._selector is not None else None
+        return self._scorer.means() if self._learned else None
 
     @property
     def falls_back(self) -> bool:
@@ -87,14 +96,14 @@ class Forecaster:
         self._past.clear()
         self._last = None
         self._sensor.reset()
-        if self._builder is not None:
-            self._builder.reset()
+        if self._steps is not None:
+            self._steps.reset()
 
     def step(self, scan: Scan, odometry: Odometry | None = None) -> Forecast | None:
         """The forecast after `scan`; None until its motion is known (one scan; `past` of them for
         ATPPNet). Raises InputRejected for a scan that cannot be used. A step that fails leaves no
         trace, so that it can be tried again."""
-        names = ("_last", "_past", "_sensor", "_motion", "_builder", "_scorer")
+        names = ("_last", "_past", "_sensor", "_motion", "_steps", "_scorer")
         before = {name: copy.copy(getattr(self, name)) for name in names}
         try:
             return self._step(scan, odometry)
@@ -108,12 +117,12 @@ class Forecaster:
         if self._last is not None and self._starts_anew(scan, self._last):
             self.reset()
         model = self._sensor.model(scan)
-        if self._builder is not None:
-            observed = threads().submit(observe, scan, model)
+        if self._steps is not None:
+            self._steps.begin(scan, model)
             motion = self._motion.step(scan, odometry)
-            scene = self._builder.step(observed.result(), motion)
+            proposed = self._steps.propose(motion, self._horizons)
             self._last = scan
-            return None if motion is None else self._selected(scan, scene, model)
+            return None if proposed is None else self._selected(scan, proposed, model)
         motion = self._motion.step(scan, odometry)
         self._last = scan
         if self._network is None:
@@ -123,37 +132,33 @@ class Forecaster:
             return None
         return self._network.forecast(scan, list(self._past), self._horizons, model)
 
-    def _selected(self, scan: Scan, scene: Scene, model: SensorModel) -> Forecast:
+    def _selected(self, scan: Scan, proposed: Proposal, model: SensorModel) -> Forecast:
         """By the network, unless there is none or it has been worse than geometry."""
-        poses = predicted_poses(scene.twist, self._horizons)
-        found = candidates(scene, poses, self._horizons, model)
-        if self._selector is None:
-            return self._chosen(scan, found, of_geometry(found, model), "scene_flow")
-        scorer = self._scorer
+        poses, scorer = proposed.poses, self._scorer
+        if not self._learned:
+            return self._chosen(scan, poses, proposed.by_geometry(), "scene_flow")
         scorer.add_scan(scan, model)
         if scorer.falls_back and not scorer.due:
             scorer.skip()
-            return self._chosen(scan, found, of_geometry(found, model), "scene_flow")
-        selected = self._selector.select(scene, found, model)
+            return self._chosen(scan, poses, proposed.by_geometry(), "scene_flow")
+        selected = proposed.by_network()
         if not scorer.due:
             scorer.skip()
-            return self._chosen(scan, found, selected, "ours")
-        geometry = of_geometry(found, model)
+            return self._chosen(scan, poses, selected, "ours")
+        geometry = proposed.by_geometry()
         scorer.add_forecast(scan, [s.points for s in selected], [s.points for s in geometry], poses)
         if scorer.falls_back:
-            return self._chosen(scan, found, geometry, "scene_flow")
-        return self._chosen(scan, found, selected, "ours")
+            return self._chosen(scan, poses, geometry, "scene_flow")
+        return self._chosen(scan, poses, selected, "ours")
 
     def _warped(self, scan: Scan, motion: Motion, model: SensorModel) -> Forecast:
         poses = predicted_poses(motion.twist, self._horizons)
         found = candidates(alone(scan, motion, model), poses, self._horizons, model)
-        forecast = self._chosen(scan, found, of_geometry(found, model), "ego_warp")
+        forecast = self._chosen(scan, poses, of_geometry(found, model), "ego_warp")
         # Nothing was asked about what moves.
         return replace(forecast, moving=None)
 
-    def _chosen(
-        self, scan: Scan, found: Candidates, selected: list[Selected], name: str
-    ) -> Forecast:
+    def _chosen(self, scan: Scan, poses: F64, selected: list[Selected], name: str) -> Forecast:
         return Forecast(
             scan.stamp_ns,
             scan.frame_id,
@@ -161,7 +166,7 @@ class Forecaster:
             tuple(s.points for s in selected),
             tuple(s.probability for s in selected),
             np.stack([s.image for s in selected]),
-            found.poses,
+            poses,
             name,
             tuple(s.moving for s in selected),
         )

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from robot_perception.core.config import ForecastConfig
-from robot_perception.core.errors import InputRejected, WeightsRejected
+from robot_perception.core.errors import WeightsRejected
 from robot_perception.core.forecast.atppnet import ATPPNet
 from robot_perception.core.range_image import SensorModel, unproject
 from robot_perception.core.types import F32, Forecast, Scan
@@ -30,16 +30,8 @@ def load_atppnet(config: ForecastConfig) -> tuple[ATPPNet, torch.device]:
 
 @torch.inference_mode()
 def predict_images(model: ATPPNet, device: torch.device, past: list[F32]) -> tuple[F32, F32]:
-    """Range images (T, H, W), 0 where no return is more likely, and the probability of one.
-
-    Raises InputRejected without GPU memory for it.
-    """
-    images = torch.from_numpy(np.stack(past))[None].to(device)
-    try:
-        ranges, logits = model(images)
-    except torch.cuda.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise InputRejected("out of GPU memory for the forecast") from error
+    """Range images (T, H, W), 0 where no return is more likely, and the probability of one."""
+    ranges, logits = model(torch.from_numpy(np.stack(past))[None].to(device))
     probability = torch.sigmoid(logits)[0].float().cpu().numpy()
     seen = np.where(probability > 0.5, ranges[0].float().cpu().numpy(), 0.0).astype(np.float32)
     return seen, probability

@@ -24,7 +24,7 @@ from robot_perception.core.types import F32, F64, Scan
 _NEAR_M = 0.3
 _HORIZONS_S = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
 _RANGES_M = np.array([2.5, 7.5, 15.0, 30.0, 60.0])
-_STEP_M = 0.1
+STEP_M = 0.1
 _EDGES_M = np.array([0.0, 5.0, 10.0, 20.0, 40.0, np.inf])
 _WARP = np.array(
     [
@@ -39,19 +39,19 @@ _WARP = np.array(
 
 def of_warp(ranges_m: F32, horizon_s: float) -> F32:
     """Probability (N,) of points of the ego-warp at these ranges, `horizon_s` ahead."""
-    table = _fine(horizon_s)
-    step = np.minimum(ranges_m * np.float32(1 / _STEP_M), np.float32(len(table) - 1))
+    table = fine(horizon_s)
+    step = np.minimum(ranges_m * np.float32(1 / STEP_M), np.float32(len(table) - 1))
     chances: F32 = table[step.astype(np.int32)]
     return chances
 
 
 @lru_cache(maxsize=64)
-def _fine(horizon_s: float) -> F32:
+def fine(horizon_s: float) -> F32:
     """The table at a horizon, in steps of range: ten times as fast as interpolating."""
     horizon = np.clip(horizon_s, _HORIZONS_S[0], _HORIZONS_S[-1])
     table = RegularGridInterpolator((_HORIZONS_S, _RANGES_M), _WARP)
     along = table(np.stack(np.broadcast_arrays(horizon, _RANGES_M), axis=1))
-    ranges = np.arange(0, _RANGES_M[-1] + _STEP_M, _STEP_M)
+    ranges = np.arange(0, _RANGES_M[-1] + STEP_M, STEP_M)
     return np.asarray(np.interp(ranges, _RANGES_M, along), np.float32)
 
 

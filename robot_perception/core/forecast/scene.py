@@ -17,8 +17,8 @@ from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, F64, Scan
 
 # Past scans whose comparison with the present tells what moves: 0.2 and 0.4 s at 10 Hz.
-_LAGS = (2, 4)
-_MEMORY_S = 2.0
+LAGS = (2, 4)
+MEMORY_S = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class SceneBuilder:
     """Takes scans and their motion in order, and keeps what outlives them, at most `past` scans."""
 
     def __init__(self, past: int) -> None:
-        self._kept = max(past, *_LAGS) + 1
+        self._kept = max(past, *LAGS) + 1
         self.reset()
 
     def reset(self) -> None:
@@ -100,7 +100,7 @@ class SceneBuilder:
             moved = [replace(p, pose=step @ p.pose, age_s=p.age_s + dt) for p in self._past]
             self._past = deque(moved, maxlen=self._kept)
             hidden = threads().submit(self._hidden, step, dt, seen.image, model)
-            compared = [moved[-lag] for lag in _LAGS if lag <= len(moved)]
+            compared = [moved[-lag] for lag in LAGS if lag <= len(moved)]
             velocity, moves = velocities(len(scan.xyz), seen.stands, compared, model)
             self._memory, self._age = hidden.result()
         self._stamp_ns = scan.stamp_ns
@@ -123,7 +123,7 @@ class SceneBuilder:
         age += np.float32(dt)
         _, ranges, pixels = look(pool, step, model)
         seen = _covering(image).ravel()[pixels]
-        hidden = (pixels >= 0) & (seen > 0) & is_behind(ranges, seen) & (age <= _MEMORY_S)
+        hidden = (pixels >= 0) & (seen > 0) & is_behind(ranges, seen) & (age <= MEMORY_S)
         pool, age = transform(pool[hidden], step), age[hidden]
         # One to a pixel bounds the memory.
         _, index = project(pool, model)

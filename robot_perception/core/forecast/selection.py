@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from robot_perception.core.config import ForecastConfig
-from robot_perception.core.errors import InputRejected, WeightsRejected
+from robot_perception.core.errors import WeightsRejected
 from robot_perception.core.forecast import reliability
 from robot_perception.core.forecast.candidates import Candidates
 from robot_perception.core.forecast.choice import LEAVE_OUT, MOVE, STAND
@@ -60,7 +60,7 @@ class SelectorForecaster:
                 f"the network needs beams in multiples of {ROWS}, columns of {2 * COLUMNS}"
             )
         path = resolve(config.checkpoint) if config.checkpoint else bundled_weights()
-        self._gate = read_gate(path)
+        self.gate = read_gate(path)
         self._device = pick_device(config.device)
         model = Selector()
         load_into(model, load_state_dict(path))
@@ -68,16 +68,17 @@ class SelectorForecaster:
         self._model = folded(model).to(self._device, self._dtype)
 
     @torch.inference_mode()
+    def logits(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits (1, H, W / 4, T, 5, 4) float32 by patch of features (1, C, H, W), on the device of
+        the network."""
+        patches: torch.Tensor = self._model.patches(image.to(self._device, self._dtype))
+        return patches.float()
+
     def select(self, scene: Scene, found: Candidates, model: SensorModel) -> list[Selected]:
-        """The prediction of each horizon; raises InputRejected without GPU memory for it."""
+        """The prediction of each horizon."""
         seen = features(scene, found, network_model(model))
-        try:
-            image = torch.from_numpy(seen.image)[None].to(self._device, self._dtype)
-            logits = self._model.patches(image)[0].float().cpu()
-        except torch.cuda.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise InputRejected("out of GPU memory for the forecast") from error
-        choice, near = decide(logits.numpy(), seen.pixel, found, self._gate)
+        logits = self.logits(torch.from_numpy(seen.image)[None])[0].cpu()
+        choice, near = decide(logits.numpy(), seen.pixel, found, self.gate)
 
         def of(h: int) -> Selected:
             probability = np.asarray(1 / (1 + np.exp(-near[h])), np.float32)
