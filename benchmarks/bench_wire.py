@@ -25,7 +25,7 @@ import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
 
 from robot_perception.core.types import Scan
-from robot_perception.pipeline.messages import TYPESTORE, rosbags_factory, serialize
+from robot_perception.pipeline.messages import TYPESTORE, deserialize, rosbags_factory, serialize
 from robot_perception.wire import decode_cloud, decode_image, encode_frame, encode_rgb, header
 from robot_perception.wire.cloud import DATATYPES
 
@@ -103,6 +103,7 @@ def cloud_ways(message: Any, data: bytes) -> dict[str, Callable[[], Any]]:
     ways: dict[str, Callable[[], Any]] = {
         "wire.decode_cloud": lambda: decode_cloud(message),
         "structured_reading": lambda: structured_reading(message),
+        "deserialize": lambda: deserialize(data, CLOUD),
         "rosbags deserialize": lambda: TYPESTORE.deserialize_cdr(data, CLOUD),
     }
     if importlib.util.find_spec("sensor_msgs_py"):
@@ -125,6 +126,7 @@ def image_ways(message: Any, data: bytes) -> dict[str, Callable[[], Any]]:
     ways: dict[str, Callable[[], Any]] = {
         "wire.decode_image": lambda: decode_image(message),
         "frombuffer, reshape, copy": copied,
+        "deserialize": lambda: deserialize(data, IMAGE),
         "rosbags deserialize": lambda: TYPESTORE.deserialize_cdr(data, IMAGE),
     }
     return ways | rclpy_way(data, IMAGE)

@@ -1,5 +1,7 @@
 """Coverage-guided fuzzing of the decoder with atheris: a valid result or InputRejected.
 
+One input is a message with odd values, or the changed bytes of a serialised one.
+
 Needs `pip install robot_perception[fuzz]`. The last line of the output is a JSON report; a crash
 ends with another status, the input that caused it and a traceback.
 """
@@ -25,7 +27,11 @@ import decoder_corpus as corpus  # noqa: E402
 
 with atheris.instrument_imports(include=["robot_perception.wire"]):
     from robot_perception import wire
+# Only now: it imports the decoder, too.
+import hostile_bytes  # noqa: E402
+
 from robot_perception.core.errors import InputRejected  # noqa: E402
+from robot_perception.pipeline.messages import deserialize, serialize  # noqa: E402
 
 LIMIT = 1 << 20
 NAMES = ("x", "y", "z", "intensity", "i", "ring", "channel", "t", "time", "timestamp", "rgb")
@@ -98,6 +104,26 @@ def compressed(data: Any) -> Any:
     return SimpleNamespace(header=head(data), format=layout, data=bytes(content))
 
 
+SERIALISED = [
+    (kind, serialize(hostile_bytes.good(kind, size=(20, 20))))
+    for kind in (*hostile_bytes.TYPES[:3], hostile_bytes.CAMERA, hostile_bytes.ODOMETRY)
+]
+
+
+def deserialized(data: Any) -> tuple[str, Any]:
+    """Type and message of a valid one's bytes after up to six changes; raises InputRejected."""
+    kind, content = SERIALISED[data.ConsumeIntInRange(0, len(SERIALISED) - 1)]
+    changed = bytearray(content)
+    for _ in range(data.ConsumeIntInRange(0, 6)):
+        # Lengths and counts are in the first bytes.
+        high = 200 if data.ConsumeBool() else len(content)
+        changed[data.ConsumeIntInRange(0, min(high, len(content)) - 1)] = data.ConsumeIntInRange(
+            0, 255
+        )
+    end = len(changed) if data.ConsumeBool() else data.ConsumeIntInRange(0, len(changed))
+    return kind, deserialize(bytes(changed[:end]), kind, LIMIT)
+
+
 BUILDERS = (
     ("sensor_msgs/msg/PointCloud2", cloud),
     ("sensor_msgs/msg/Image", image),
@@ -117,9 +143,13 @@ def main() -> None:
 
     def one_input(content: bytes) -> None:
         data = atheris.FuzzedDataProvider(content)
-        type_name, build = BUILDERS[data.ConsumeIntInRange(0, len(BUILDERS) - 1)]
-        message = build(data)
+        choice = data.ConsumeIntInRange(0, len(BUILDERS))
         try:
+            if choice < len(BUILDERS):
+                type_name, build = BUILDERS[choice]
+                message = build(data)
+            else:
+                type_name, message = deserialized(data)
             valid(wire.decode(message, type_name, LIMIT), message)
             counts["valid"] += 1
         except InputRejected as rejected:

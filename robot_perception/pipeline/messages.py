@@ -1,12 +1,16 @@
-"""Messages without ROS: made, filled with defaults and serialised by `rosbags`."""
+"""Messages without ROS: made, filled with defaults, serialised and deserialised by `rosbags`."""
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
 from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_typestore
+
+from robot_perception.core.errors import InputRejected
+from robot_perception.wire import DEFAULT_MAX_BYTES
 
 TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 
@@ -15,6 +19,10 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "geometry_msgs/msg/Quaternion": {"w": 1.0},
     "sensor_msgs/msg/NavSatStatus": {"status": -2},
 }
+
+_CLOUD, _TF = "sensor_msgs/msg/PointCloud2", "tf2_msgs/msg/TFMessage"
+# Messages in a message become Python objects of ten times their bytes; nobody needs so many.
+_MOST_NESTED = 10_000
 
 
 def rosbags_factory(type_name: str, /, **fields: Any) -> Any:
@@ -38,6 +46,40 @@ def rosbags_factory(type_name: str, /, **fields: Any) -> Any:
 def serialize(message: Any) -> bytes:
     """The message in CDR, little-endian."""
     return bytes(TYPESTORE.serialize_cdr(message, message.__msgtype__))
+
+
+def deserialize(
+    data: bytes | memoryview, type_name: str, max_bytes: int = DEFAULT_MAX_BYTES
+) -> Any:
+    """The message in `data`, which is CDR of either byte order.
+
+    Its arrays are views of `data`, so the time it takes does not hang on their size. Raises
+    InputRejected for more than `max_bytes`, and for bytes that are not a `type_name`: what is
+    claimed is compared with what is there before anything is allocated.
+    """
+    if len(data) > max_bytes:
+        raise InputRejected(f"message of {len(data)} bytes is over the limit")
+    try:
+        nested = _nested(data, type_name)
+        if nested <= _MOST_NESTED:
+            return TYPESTORE.deserialize_cdr(memoryview(data), type_name)
+    except Exception as error:
+        # Generated code on foreign bytes: whatever it raises, the message is not one.
+        raise InputRejected(f"not a serialised {type_name}") from error
+    raise InputRejected(f"{nested} messages in one {type_name}, over the limit of {_MOST_NESTED}")
+
+
+def _nested(data: bytes | memoryview, type_name: str) -> int:
+    """How many fields a cloud, or transforms a message of tf, claims to have; 0 for other types."""
+    order = ">" if data[1] == 0 else "<"
+    at = 4
+    if type_name == _CLOUD:
+        # Behind stamp, frame_id, height and width.
+        frame_end = 16 + struct.unpack_from(f"{order}I", data, 12)[0]
+        at = frame_end + -frame_end % 4 + 8
+    elif type_name != _TF:
+        return 0
+    return int(struct.unpack_from(f"{order}I", data, at)[0])
 
 
 def _default(kind: Any) -> Any:

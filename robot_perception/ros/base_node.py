@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from robot_perception.core.config import (
 )
 from robot_perception.core.types import U16, Frame, ImageFrame, Scan
 from robot_perception.pipeline import memory, outputs
+from robot_perception.pipeline.messages import serialize
 from robot_perception.pipeline.perception import (
     FORECAST,
     REVISIT,
@@ -167,19 +169,25 @@ class PerceptionNode(LifecycleNode):
         if SEGMENTATION in tasks:
             for topic in (prompts.PROMPT_POINT, prompts.CLICKED_POINT):
                 handle = partial(self._take_prompt, topic == prompts.PROMPT_POINT)
-                self._streams[topic] = Stream(self, topic, prompts.TYPE, handle, 1, threaded=False)
+                self._add_stream(topic, prompts.TYPE, threaded=False, handle=handle)
         if tasks & {REVISIT, FORECAST}:
             self._add_stream(ODOM, "nav_msgs/msg/Odometry", threaded=False)
-        self._streams |= transforms.streams(self, self._step_small)
+        self._streams |= transforms.streams(self, self._step_small, self._max_bytes)
         if REVISIT in tasks and SEGMENTATION not in tasks and self._run.labels_wait_s > 0:
-            self._streams["labels"] = Stream(
-                self, "labels", "sensor_msgs/msg/Image", self._take_labels, 1, threaded=False
+            self._add_stream(
+                "labels", "sensor_msgs/msg/Image", threaded=False, handle=self._take_labels
             )
 
-    def _add_stream(self, role: str, type_name: str, threaded: bool) -> None:
+    def _add_stream(
+        self,
+        role: str,
+        type_name: str,
+        threaded: bool,
+        handle: Callable[[Received], None] | None = None,
+    ) -> None:
         size = self._run.inbox_size if threaded else 1
-        handle = partial(self._handle, role, type_name)
-        self._streams[role] = Stream(self, role, type_name, handle, size, threaded)
+        handle = handle or partial(self._handle, role, type_name)
+        self._streams[role] = Stream(self, role, type_name, handle, size, threaded, self._max_bytes)
 
     def _deactivate(self) -> bool:
         self._active = False
@@ -219,14 +227,14 @@ class PerceptionNode(LifecycleNode):
             if is_sensor and not self._wanted(role):
                 raise Skipped("no subscriber")
             with pipeline.stopwatch.time(f"decode {role}"):
-                frame = decode(received.message, type_name, self._run.max_message_mb * 2**20)
+                frame = decode(received.message, type_name, self._max_bytes)
             if isinstance(frame, ImageFrame | Scan):
                 self._step(pipeline, role, frame, received)
             else:
                 pipeline.step(frame)
         finally:
             if is_sensor and self._processed.get_subscription_count():
-                self._processed.publish(received.message.header)
+                self._processed.publish(serialize(received.message.header))
 
     def _step(
         self, pipeline: Pipeline, role: str, frame: ImageFrame | Scan, received: Received
@@ -280,7 +288,7 @@ class PerceptionNode(LifecycleNode):
         )
 
     def _take_labels(self, received: Received) -> None:
-        self._labels.add(*decode_labels(received.message))
+        self._labels.add(*decode_labels(received.message, self._max_bytes))
 
     def _on_clock_jump(self, jump: Any) -> None:
         if self._pipeline is not None:
@@ -313,6 +321,10 @@ class PerceptionNode(LifecycleNode):
         with self._image_lock:
             response.success, response.message = map_services.call(name, self._pipeline)
         return response
+
+    @property
+    def _max_bytes(self) -> int:
+        return self._run.max_message_mb * 2**20
 
     def _prefix(self, task: str) -> str:
         return "" if self._alone else f"{task}."

@@ -11,6 +11,7 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from robot_perception.pipeline.inbox import Accounting, Inbox
+from robot_perception.pipeline.messages import deserialize
 from robot_perception.ros import diagnostics
 from robot_perception.ros.messages import message_class
 from robot_perception.ros.worker import Received, Worker, now, work
@@ -18,6 +19,10 @@ from robot_perception.ros.worker import Received, Worker, now, work
 
 class Stream:
     """Messages of `topic` to `handle`: in a thread of its own if `threaded`, else at once.
+
+    They come as serialised bytes and are deserialised here, in that thread: rclpy would do it in
+    the executor's, also for what is dropped, leave out uncounted what it cannot read, and give on
+    some of what is malformed. What is no message, or is over `max_bytes`, is rejected.
 
     Counts go on over `stop` and `start`: what was received stays received.
     """
@@ -30,6 +35,7 @@ class Stream:
         handle: Callable[[Received], None],
         size: int,
         threaded: bool,
+        max_bytes: int,
         qos: QoSProfile = qos_profile_sensor_data,
     ) -> None:
         self.topic = topic
@@ -38,6 +44,7 @@ class Stream:
         self._node = node
         self._type_name = type_name
         self._handle = handle
+        self._max_bytes = max_bytes
         self._inbox: Inbox[Received] = Inbox(size)
         self._worker: Worker | None = None
         self._subscription: Any = None
@@ -58,6 +65,7 @@ class Stream:
             self.topic,
             self._receive,
             self._qos,
+            raw=True,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
@@ -94,16 +102,17 @@ class Stream:
         )
         return diagnostics.input_status(self._node.get_name(), state, stale_after_s)
 
-    def _receive(self, message: Any) -> None:
+    def _receive(self, data: bytes) -> None:
         self._last_at = now()
-        self._inbox.put(Received(message, self._last_at))
+        self._inbox.put(Received(data, self._last_at))
         if not self.threaded:
             received = self._inbox.get(timeout_s=0.0)
             if received is not None:
                 work(self._inbox, received, self._handle_and_clear, self._on_error)
 
     def _handle_and_clear(self, received: Received) -> None:
-        self._handle(received)
+        message = deserialize(received.message, self._type_name, self._max_bytes)
+        self._handle(Received(message, received.at))
         self._error = ""
 
     def _on_error(self, reason: str) -> None:

@@ -22,7 +22,7 @@ _QOS = {
 }
 
 
-def streams(node: Node, step: Callable[[Frame], None]) -> dict[str, Stream]:
+def streams(node: Node, step: Callable[[Frame], None], max_bytes: int) -> dict[str, Stream]:
     """The streams of /tf and /tf_static, by topic, each of whose messages goes to `step`."""
     if not is_available(_TYPE):
         return {}
@@ -31,6 +31,6 @@ def streams(node: Node, step: Callable[[Frame], None]) -> dict[str, Stream]:
         return lambda received: step(replace(decode_transforms(received.message), static=static))
 
     return {
-        topic: Stream(node, topic, _TYPE, handle(topic == TF_STATIC), 1, threaded=False, qos=qos)
+        topic: Stream(node, topic, _TYPE, handle(topic == TF_STATIC), 1, False, max_bytes, qos)
         for topic, qos in _QOS.items()
     }

@@ -14,7 +14,7 @@ from robot_perception.pipeline.inbox import Inbox
 
 @dataclass(frozen=True)
 class Received:
-    """A message and the monotonic second at which it came."""
+    """A message, serialised or not, and the monotonic second at which it came."""
 
     message: Any
     at: float

@@ -62,6 +62,9 @@ def uint32(value: Any, name: str) -> int:
 def text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise InputRejected(f"{name} is not a string")
+    if "\0" in value:
+        # Neither DDS nor C has such strings: what comes out again would be another one.
+        raise InputRejected(f"{name} holds a NUL")
     return value
 
 

@@ -221,6 +221,7 @@ _CLOUDS: dict[str, tuple[Any, str | int]] = {
     "cloud: stamp of floats": (points(header=head(sec=1.5)), "stamp"),
     "cloud: no header": (points(header=None), "no attribute"),
     "cloud: frame id is a number": (points(header=head(frame_id=3)), "not a string"),
+    "cloud: NUL in the frame id": (points(header=head(frame_id="a\0b")), "holds a NUL"),
     "cloud: is_bigendian cannot be told": (
         points(is_bigendian=np.zeros(2)),
         "malformed",

@@ -22,7 +22,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.types import U16, Transforms
-from robot_perception.pipeline.messages import TYPESTORE
+from robot_perception.pipeline.messages import TYPESTORE, deserialize
 from robot_perception.pipeline.sources.base import (
     ROLE_OF_TYPE,
     Item,
@@ -149,12 +149,11 @@ class BagRecording:
                 data = decompress("zstd", raw.data, self._max_bytes)
             if raw.topic in self._ros1:
                 data = TYPESTORE.ros1_to_cdr(data, raw.type)
-            return TYPESTORE.deserialize_cdr(data, raw.type)
         except Damaged as error:
             raise InputRejected(str(error)) from error
         except Exception as error:
-            # Generated code on foreign bytes: whatever it raises, the message is not one.
             raise InputRejected(f"not a serialised {raw.type}: {type(error).__name__}") from error
+        return deserialize(data, raw.type, self._max_bytes)
 
 
 def open_bag_file(path: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> BagRecording:
