@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from robot_perception.apps.search import searched
 from robot_perception.apps.train_samples import make_samples
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.forecast import ranks
-from robot_perception.core.forecast.atppnet_training import train_atppnet
+from robot_perception.core.forecast.atppnet_training import LEARNING_RATE, train_atppnet
 from robot_perception.core.forecast.augment import Augmentation
 from robot_perception.core.forecast.pretraining import pretrain
 from robot_perception.core.forecast.resume import Epoch
@@ -52,6 +52,8 @@ def train_forecast(
         start = bundled_weights().parent / start
     cache = out.with_name(out.name + ".samples")
     cache.mkdir(parents=True, exist_ok=True)
+    if network != "ours":
+        training = replace(training, learning_rate=LEARNING_RATE)
     device = ranks.join(pick_device(forecast.device))
     if ranks.rank():
         console.quiet = True

@@ -26,7 +26,7 @@ from robot_perception.core.forecast.training import TrainingConfig
 from robot_perception.core.weights import load_into, load_state_dict
 
 # Adam at 3e-4, multiplied by 0.99 an epoch, as published.
-_LEARNING_RATE, _DECAY = 3e-4, 0.99
+LEARNING_RATE, _DECAY = 3e-4, 0.99
 
 
 def train_atppnet(
@@ -57,11 +57,12 @@ def train_atppnet(
     fit, check = load_images(training, warped), load_images(validation, warped)
     torch.manual_seed(config.seed)
     model = ATPPNet(fit[0].future.shape[1], *limits_m).to(device)
-    if device.type == "cuda":
-        # The layout that its convolutions in half precision want, and the fastest of them.
-        model = model.to(memory_format=torch.channels_last)
-        torch.backends.cudnn.benchmark = True
-    optimiser = torch.optim.Adam(model.parameters(), _LEARNING_RATE)
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            # The layout that convolutions in half precision want.
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    torch.backends.cudnn.benchmark = True
+    optimiser = torch.optim.Adam(model.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, _DECAY)
     kept = Training(state_file(out), model, optimiser, schedule)
     history = kept.resume(device)
