@@ -176,6 +176,14 @@ def test_atppnet_forecasts_from_a_checkpoint(tmp_path: Path) -> None:
     assert len(forecast.clouds[0]) == (forecast.range_images[0] > 0).sum()
 
 
+def test_a_checkpoint_of_the_authors_own_network_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    theirs = {"DownLayers.0.conv0.conv.weight": torch.zeros(16, 16, 3, 3)}
+    torch.save({"epoch": 49, "state_dict": theirs, "hyper_parameters": {}}, path)
+    with pytest.raises(WeightsRejected, match="another ATPPNet"):
+        Forecaster(ForecastConfig(method="atppnet", checkpoint=str(path), device="cpu"))
+
+
 def test_the_warp_beats_repeating_on_a_real_drive() -> None:
     """KITTI at 3 m/s: half the error of repeating the last scan or less, half a second ahead."""
     path = Path(__file__).resolve().parents[2] / "shared" / "data" / "kitti_city"

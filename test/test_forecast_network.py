@@ -25,12 +25,13 @@ from robot_perception.core.forecast.measures import measure, truth
 from robot_perception.core.forecast.methods import gmac
 from robot_perception.core.forecast.motion import Motion, MotionEstimator
 from robot_perception.core.forecast.pretraining import hidden_tiles, pretrain, without
+from robot_perception.core.forecast.resume import Epoch
 from robot_perception.core.forecast.scene import Scene, SceneBuilder, observe
 from robot_perception.core.forecast.selection import SelectorForecaster, bundled_weights
 from robot_perception.core.forecast.selector import Selector, shuffled
 from robot_perception.core.forecast.selfscore import SelfScorer
 from robot_perception.core.forecast.sensor import SensorFinder
-from robot_perception.core.forecast.training import Epoch, TrainingConfig, save_weights, train
+from robot_perception.core.forecast.training import TrainingConfig, save_weights, train
 from robot_perception.core.forecast.warp import predicted_poses
 from robot_perception.core.range_image import SensorModel, look, unproject
 from robot_perception.core.types import F32, Scan

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from robot_perception.apps import commands_revisit, weights
+from robot_perception.apps import commands_forecast, commands_revisit, weights
 from robot_perception.apps.arguments import AsJson, ConfigFile, Recording, Settings, console
 from robot_perception.core.errors import WeightsRejected
 from robot_perception.pipeline.leaving import leave
@@ -168,82 +168,9 @@ def evaluate_segmentation(
     raise typer.Exit(evaluate_segments(recording, tasks, truth, json_file, console))
 
 
-forecasts = typer.Typer(no_args_is_help=True, help="Networks for the LiDAR at hand.")
-app.add_typer(forecasts, name="forecast")
-
-
-@forecasts.command("train")
-def train_forecast(
-    out: Annotated[Path, typer.Option(help="weights to write (.safetensors)")],
-    recordings: Annotated[
-        list[Path] | None, typer.Option("--from", help="recording to learn from")
-    ] = None,
-    validation: Annotated[
-        list[Path] | None, typer.Option(help="recording to validate on; else the end of each")
-    ] = None,
-    drives: Annotated[int, typer.Option(help="simulated drives to learn from", min=0)] = 0,
-    network: Annotated[str, typer.Option(help="ours, atppnet or atppnet_warped")] = "ours",
-    start: Annotated[
-        Path | None, typer.Option(help="weights to adapt (ours); sim.safetensors: the package's")
-    ] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 30,
-    pretrain_epochs: Annotated[
-        int, typer.Option(help="masked pre-training first (ours)", min=0)
-    ] = 0,
-    search: Annotated[
-        int, typer.Option(help="short trainings that look for the settings first (ours)", min=0)
-    ] = 0,
-    learning_rate: Annotated[float, typer.Option(help="of ours")] = 2e-3,
-    least_gate: Annotated[
-        float, typer.Option(help="least lead by which to depart from geometry (ours)", min=1, max=6)
-    ] = 1.0,
-    stride: Annotated[int, typer.Option(help="a sample at every so many-th scan", min=1)] = 3,
-    speedup: Annotated[
-        list[int] | None,
-        typer.Option(help="also as if the robot were so many times as fast", min=1),
-    ] = None,
-    thin: Annotated[
-        list[int] | None, typer.Option(help="also with every so many-th beam alone", min=1)
-    ] = None,
-    scan_dropout: Annotated[
-        float, typer.Option(help="chance that a past scan is missing", min=0, max=0.9)
-    ] = 0.0,
-    pose_noise: Annotated[
-        float, typer.Option(help="error of the ego-motion, m/s (and a tenth of it in rad/s)", min=0)
-    ] = 0.0,
-    seed: int = 0,
-    config: ConfigFile = None,
-    settings: Settings = None,
-) -> None:
-    """Train a forecaster, self-supervised, on recordings of any spinning LiDAR; can be resumed."""
-    from robot_perception.apps.train import train_forecast as run
-    from robot_perception.core.forecast.augment import Augmentation
-    from robot_perception.core.forecast.training import TrainingConfig
-    from robot_perception.pipeline.settings import load_tasks
-
-    if network not in ("ours", "atppnet", "atppnet_warped"):
-        raise ValueError(f"no network is called {network}")
-    if network != "ours" and (pretrain_epochs or search):
-        raise ValueError("pre-training and search are for the network ours")
-    chosen = load_tasks(config, settings or (), ["forecast"]).forecast
-    assert chosen is not None
-    augmentation = Augmentation((1, *(speedup or ())), (1, *(thin or ())), scan_dropout, pose_noise)
-    training = TrainingConfig(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        least_gate=least_gate,
-        pretraining=pretrain_epochs,
-        seed=seed,
-    )
-    best = run(
-        recordings or [], validation or [], drives, out, network, chosen, training, stride, start,
-        augmentation, search, console,
-    )  # fmt: skip
-    console.print(f"written: {out} (epoch {best.epoch})")
-
-
 evaluations.command("revisit")(commands_revisit.evaluate_revisit)
 app.add_typer(commands_revisit.revisits, name="revisit")
+app.add_typer(commands_forecast.forecasts, name="forecast")
 
 
 @app.command()

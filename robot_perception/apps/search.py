@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from robot_perception.core.forecast import ranks
-from robot_perception.core.forecast.training import Epoch, TrainingConfig, train
+from robot_perception.core.forecast.resume import Epoch
+from robot_perception.core.forecast.training import TrainingConfig, train
 
 # Epochs of a trial: enough to tell a bad setting, not enough to tell two good ones.
 _EPOCHS = 3

@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from robot_perception.apps.search import searched
+from robot_perception.apps.train_samples import make_samples
 from robot_perception.core.config import ForecastConfig
-from robot_perception.core.errors import InputRejected
 from robot_perception.core.forecast import ranks
-from robot_perception.core.forecast.atppnet_training import train_atppnet
-from robot_perception.core.forecast.augment import Augmentation, faster, thinned
-from robot_perception.core.forecast.dataset import samples
+from robot_perception.core.forecast.atppnet_training import LEARNING_RATE, train_atppnet
+from robot_perception.core.forecast.augment import Augmentation
 from robot_perception.core.forecast.pretraining import pretrain
+from robot_perception.core.forecast.resume import Epoch
 from robot_perception.core.forecast.selection import bundled_weights
-from robot_perception.core.forecast.training import Epoch, TrainingConfig, gain_of, train
-from robot_perception.core.types import Odometry, Scan
+from robot_perception.core.forecast.training import TrainingConfig, gain_of, train
 from robot_perception.core.weights import load_state_dict, pick_device
-from robot_perception.pipeline.simulator.variety import scans, varied
-from robot_perception.pipeline.sources import open_recording
-
-_DRIVE_SCANS, _DRIVE_STRIDE = 66, 5
-_FIRST_VALIDATION_SEED = 900_000
-_HELD_OUT = 0.15
 
 
 def train_forecast(
@@ -50,24 +39,27 @@ def train_forecast(
     start: Path | None,
     augmentation: Augmentation,
     trials: int,
+    workers: int,
     console: Console,
 ) -> Epoch:
     """Train and write `out`, with its `.json` (data, settings, curve) and `.png` beside it.
 
     `augmentation` is of the recordings; simulated drives differ in themselves. `trials` short
-    trainings look for the settings first. With the package `tensorboard` there are curves for that
-    too, in `out`.tensorboard.
+    trainings look for the settings first. `workers` processes make the samples of drives. With the
+    package `tensorboard` there are curves for that too, in `out`.tensorboard.
     """
     if start and not start.exists() and (bundled_weights().parent / start).is_file():
         start = bundled_weights().parent / start
     cache = out.with_name(out.name + ".samples")
     cache.mkdir(parents=True, exist_ok=True)
+    if network != "ours":
+        training = replace(training, learning_rate=LEARNING_RATE)
     device = ranks.join(pick_device(forecast.device))
     if ranks.rank():
         console.quiet = True
     with ranks.first_alone():
-        fit, check = _samples(
-            recordings, validation, drives, cache, forecast, stride, augmentation, console
+        fit, check = make_samples(
+            recordings, validation, drives, cache, forecast, stride, augmentation, workers, console
         )
     weights = load_state_dict(start) if start else None
     if training.pretraining:
@@ -162,37 +154,6 @@ def _compared(
     return saved
 
 
-def _samples(
-    recordings: list[Path],
-    validation: list[Path],
-    drives: int,
-    cache: Path,
-    forecast: ForecastConfig,
-    stride: int,
-    augmentation: Augmentation,
-    console: Console,
-) -> tuple[list[Path], list[Path]]:
-    """Files to train on, and files to validate on."""
-    fit: list[Path] = []
-    check: list[Path] = []
-    for path in recordings:
-        made = []
-        for speedup, thinning in product(augmentation.speedups, augmentation.thinnings):
-            some = replace(augmentation, speedups=(speedup,), thinnings=(thinning,))
-            made += _of_recording(path, cache, forecast, stride, some, console)
-        # The last part of a recording, with a gap: neighbours in time are nearly the same.
-        held = 0 if validation else max(1, round(_HELD_OUT * len(made)))
-        fit += made[: max(1, len(made) - 2 * held)] if held else made
-        check += made[len(made) - held :]
-    for path in validation:
-        check += _of_recording(path, cache, forecast, stride, Augmentation(), console)
-    fit += _of_drives(range(drives), cache, forecast, console)
-    if drives:
-        seeds = range(_FIRST_VALIDATION_SEED, _FIRST_VALIDATION_SEED + max(1, drives // 10))
-        check += _of_drives(seeds, cache, forecast, console)
-    return fit, check
-
-
 def _tensorboard(folder: Path) -> Any:
     """A writer of TensorBoard's events; None where the package is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
@@ -200,62 +161,6 @@ def _tensorboard(folder: Path) -> Any:
     from torch.utils.tensorboard.writer import SummaryWriter
 
     return SummaryWriter(str(folder))
-
-
-def _of_recording(
-    path: Path,
-    cache: Path,
-    config: ForecastConfig,
-    stride: int,
-    augmentation: Augmentation,
-    console: Console,
-) -> list[Path]:
-    """Samples of a recording at one speed and with one share of its beams."""
-    recording = open_recording(path)
-    if "points" not in recording.roles:
-        raise InputRejected(f"{path} has no point clouds")
-    (speedup,), (thinning,) = augmentation.speedups, augmentation.thinnings
-    read = (item.frame for item in recording.frames())
-    frames = faster((f for f in read if isinstance(f, Scan | Odometry)), speedup)
-    fitting = config
-    if thinning > 1:
-        frames = thinned(frames, thinning, config)
-        fitting = replace(config, beams=config.beams // thinning, elevations_rad=())
-    settings = (str(path.resolve()), asdict(config), stride, asdict(augmentation))
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-    return _sampled(frames, cache, f"{path.name}_{key}", fitting, stride, console, augmentation)
-
-
-def _of_drives(seeds: range, cache: Path, config: ForecastConfig, console: Console) -> list[Path]:
-    made: list[Path] = []
-    for seed in seeds:
-        drive = varied(seed)
-        fitting = replace(config, beams=drive.beams, elevations_rad=())
-        frames = scans(drive, _DRIVE_SCANS)
-        made += _sampled(frames, cache, f"drive_{seed:06d}", fitting, _DRIVE_STRIDE, console)
-    return made
-
-
-def _sampled(
-    frames: Iterable[Scan | Odometry],
-    cache: Path,
-    name: str,
-    config: ForecastConfig,
-    stride: int,
-    console: Console,
-    augmentation: Augmentation | None = None,
-) -> list[Path]:
-    """Sample files of one source; made once, and again only if that was interrupted."""
-    done = cache / f"{name}.done"
-    if not done.exists():
-        with Progress(console=console) as progress:
-            task = progress.add_task(f"samples of {name}", total=None)
-            made = samples(frames, config, stride, np.random.default_rng(0), augmentation)
-            for i, sample in enumerate(made):
-                sample.save(cache / f"{name}_{i:05d}.npz")
-                progress.advance(task)
-        done.touch()
-    return sorted(cache.glob(f"{name}_?????.npz"))
 
 
 def _plot(epochs: list[Epoch], path: Path, network: str) -> None:

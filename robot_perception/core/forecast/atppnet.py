@@ -65,10 +65,14 @@ class ATPPNet(nn.Module):
         skips += [scale.flatten(0, 1) for scale in decoded[:-1]]
         for up, skip in zip(self.up, reversed(skips), strict=True):
             features = up(features, skip)
-        span = self.max_range_m - self.min_range_m
-        ranges = self.min_range_m + span * torch.sigmoid(self.range_head(features))
+        # In half precision a range would be right to a third of a metre only.
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            span = self.max_range_m - self.min_range_m
+            ranges = self.min_range_m + span * torch.sigmoid(self.range_head(features))
+            logits = self.mask_head(features)
         shape = (batch, self.future, *ranges.shape[2:])
-        return ranges[:, 0].reshape(shape), self.mask_head(features)[:, 0].reshape(shape)
+        return ranges[:, 0].reshape(shape), logits[:, 0].reshape(shape)
 
     def _predict(self, features: Tensor, scale: int) -> Tensor:
         """Future features (B, T, C, h, w) of one scale from the past ones (B, P, C, h, w)."""

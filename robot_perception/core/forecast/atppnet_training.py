@@ -1,7 +1,8 @@
-"""Trains ATPPNet on the same samples, with the losses of its paper."""
+"""Trains ATPPNet on the same samples, with the losses of its paper, in its two phases."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,11 +14,19 @@ from torch.nn import functional as F
 
 from robot_perception.core.forecast import ranks
 from robot_perception.core.forecast.atppnet import ATPPNet
-from robot_perception.core.forecast.dataset import Sample, load_sample
-from robot_perception.core.forecast.training import Epoch, TrainingConfig
+from robot_perception.core.forecast.chamfer import chamfer_loss, directions
+from robot_perception.core.forecast.image_batches import (
+    Images,
+    load_images,
+    revolutions,
+    windows,
+)
+from robot_perception.core.forecast.resume import Epoch, Training, state_file, time_is_up
+from robot_perception.core.forecast.training import TrainingConfig
+from robot_perception.core.weights import load_into, load_state_dict
 
 # Adam at 3e-4, multiplied by 0.99 an epoch, as published.
-_LEARNING_RATE, _DECAY = 3e-4, 0.99
+LEARNING_RATE, _DECAY = 3e-4, 0.99
 
 
 def train_atppnet(
@@ -31,75 +40,109 @@ def train_atppnet(
     *,
     warped: bool = False,
 ) -> Epoch:
-    """Train on sample files, range L1 and mask cross-entropy; write the best weights to `out`.
+    """Train on sample files; write the best weights to `out` (safetensors).
 
-    `warped`: on the past as seen from the present, instead of as it was measured. What is
-    reported as `gain` is the negative validation loss. Raises ValueError without samples, and
-    where several processes train together.
+    `epochs` of range L1 and mask cross-entropy, then, from the best weights so far,
+    `chamfer_epochs` with the Chamfer distance added. A phase ends early when `patience` epochs of
+    it brought nothing, or at its share of `minutes`. What is best has the least sum of all three
+    on the validation samples, of which `gain` is the negative. Goes on from `out`.state if an
+    earlier run was interrupted. `warped`: on the past as seen from the present, instead of as it
+    was measured. Raises ValueError without samples, where several processes train together, and
+    where the losses grow beyond all bounds.
     """
     if not training or not validation:
         raise ValueError("training needs samples to train on and samples to validate on")
     if ranks.world() > 1:
         raise ValueError("ATPPNet is trained by one process")
+    fit, check = load_images(training, warped), load_images(validation, warped)
     torch.manual_seed(config.seed)
-    future = load_sample(training[0]).future.shape[0]
-    model = ATPPNet(future, *limits_m).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), _LEARNING_RATE)
+    model = ATPPNet(fit[0].future.shape[1], *limits_m).to(device)
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            # The layout that convolutions in half precision want.
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    torch.backends.cudnn.benchmark = True
+    optimiser = torch.optim.Adam(model.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, _DECAY)
-    best: Epoch | None = None
-    for number in range(config.epochs):
+    kept = Training(state_file(out), model, optimiser, schedule)
+    history = kept.resume(device)
+    while (phase := next_phase(history, config)) is not None:
+        begun, number = time.perf_counter(), len(history)
+        if phase and not history[-1].phase:
+            load_into(model, load_state_dict(out))
+        torch.manual_seed(config.seed + number)
         rng = np.random.default_rng([config.seed, number])
         model.train()
         losses = []
-        order = rng.permutation(len(training))
-        for first in range(0, len(order), config.batch):
-            samples = [load_sample(training[i]) for i in order[first : first + config.batch]]
-            for height in sorted({s.past.shape[1] for s in samples}):
-                group = [s for s in samples if s.past.shape[1] == height]
-                start = int(rng.integers(group[0].past.shape[2]))
-                loss = _loss(model, group, warped, start, config.crop, device)
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                losses.append(float(loss.detach()))
+        for batch in windows(fit, config.batch, config.crop, rng, device):
+            image, chamfer = _losses(model, batch, with_chamfer=bool(phase))
+            loss = image + chamfer
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            losses.append(loss.detach())
         schedule.step()
-        model.eval()
-        with torch.no_grad():
-            # Two windows of each: the whole revolution costs seconds.
-            checked = [
-                float(_loss(model, [load_sample(p)], warped, start, config.crop, device))
-                for p in validation
-                for start in (0, config.crop)
-            ]
-        loss_now = float(np.mean(checked))
-        epoch = Epoch(number, float(np.mean(losses)), loss_now, -loss_now, 0.0)
-        report(epoch)
-        if best is None or epoch.gain > best.gain:
-            best = epoch
+        validated = _validated(model, check, config.batch, device)
+        trained = float(torch.stack(losses).mean())
+        if not np.isfinite(trained + validated):
+            raise ValueError(f"the losses of epoch {number} are not finite")
+        seconds = time.perf_counter() - begun
+        epoch = Epoch(number, trained, validated, -validated, 0.0, seconds, phase)
+        if epoch.gain > max((e.gain for e in history), default=-np.inf):
             tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
             save_file(tensors, out)
-        elif number - best.epoch >= config.patience:
-            break
-    assert best is not None
-    return best
+        history.append(epoch)
+        kept.save(history)
+        report(epoch)
+    return max(history, key=lambda e: e.gain)
 
 
-def _loss(
-    model: ATPPNet,
-    samples: Sequence[Sample],
-    warped: bool,
-    start: int,
-    crop: int,
-    device: torch.device,
-) -> Tensor:
-    def window(images: list[np.ndarray]) -> Tensor:
-        cut = [np.roll(i, -start, axis=2)[:, :, :crop].astype(np.float32) for i in images]
-        return torch.from_numpy(np.stack(cut)).to(device)
+def next_phase(history: Sequence[Epoch], config: TrainingConfig) -> int | None:
+    """The phase of the epoch that comes after `history`: 0, 1, or None at the end."""
+    first = [e for e in history if e.phase == 0]
+    second = [e for e in history if e.phase == 1]
+    minutes = config.minutes
+    share = config.epochs / (config.epochs + config.chamfer_epochs)
+    ends = minutes * share if minutes is not None else None
+    if not second and not _over(first, config.epochs, config) and not time_is_up(history, ends):
+        return 0
+    if _over(second, config.chamfer_epochs, config) or time_is_up(history, minutes):
+        return None
+    return 1
 
-    past = window([s.warped if warped else s.past for s in samples])
-    true = window([s.future for s in samples])
-    ranges, logits = model(past)
+
+def _over(epochs: Sequence[Epoch], limit: int, config: TrainingConfig) -> bool:
+    if len(epochs) >= limit or not epochs:
+        return len(epochs) >= limit
+    best = max(epochs, key=lambda e: e.gain)
+    return epochs[-1].epoch - best.epoch >= config.patience
+
+
+def _losses(model: ATPPNet, batch: Images, *, with_chamfer: bool) -> tuple[Tensor, Tensor]:
+    """Range L1 with the cross-entropy of the mask, and the Chamfer distance in m^2 or 0."""
+    device = batch.past.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        ranges, logits = model(batch.past)
+    true = batch.future
     seen = true > 0
-    distance = (ranges - true).abs()[seen].mean() if seen.any() else ranges.sum() * 0
-    total: Tensor = distance + F.binary_cross_entropy_with_logits(logits, seen.float())
-    return total
+    distance = ((ranges - true).abs() * seen).sum() / seen.sum().clamp_min(1)
+    image = distance + F.binary_cross_entropy_with_logits(logits, seen.float())
+    if not with_chamfer:
+        return image, image.new_zeros(())
+    rays = directions(batch.elevations, true.shape[3], batch.revolution)
+    rays = rays.repeat_interleave(true.shape[1], 0).flatten(1, 2)
+    predicted, came = (rays * x.flatten(0, 1).flatten(1)[..., None] for x in (ranges, true))
+    shown, there = ((x.flatten(0, 1).flatten(1) > 0) for x in (logits, true))
+    return image, chamfer_loss(predicted, shown, came, there).mean()
+
+
+@torch.no_grad()
+def _validated(model: ATPPNet, check: Sequence[Images], size: int, device: torch.device) -> float:
+    """The mean of all three losses over the samples, whole revolutions of them."""
+    model.eval()
+    total, count = torch.zeros((), device=device), 0
+    for batch in revolutions(check, size if device.type == "cuda" else 1, device):
+        image, chamfer = _losses(model, batch, with_chamfer=True)
+        total += (image + chamfer) * len(batch)
+        count += len(batch)
+    return float(total) / count

@@ -56,7 +56,7 @@ def _tensors(sample: Sample) -> dict[str, Tensor]:
 def _augmented(sample: Sample, crop: int, rng: Generator) -> Sample:
     """A window of the revolution, mirrored half of the time."""
     _, _, width = sample.image.shape
-    crop = min(crop, width // COLUMNS * COLUMNS)
+    crop = min(crop, width) // COLUMNS * COLUMNS
     start, mirror = int(rng.integers(width)), bool(rng.random() < 0.5)
     image = np.roll(sample.image, -start, axis=2)[:, :, :crop]
     if mirror:

@@ -31,6 +31,8 @@ from robot_perception.core.forecast.warp import predicted_poses, transform
 from robot_perception.core.range_image import SensorModel, project
 from robot_perception.core.types import F32, Odometry, Scan
 
+# Of sample files: another number, and older ones are made again.
+FORMAT = 2
 # Squared distances beyond this are as bad as it gets: one stray point is not to rule the training.
 CAP_M2 = 25.0
 # Of the scan's own standing points, about this many have their distances measured; and of the true.
@@ -52,7 +54,8 @@ class Sample:
     for each of the R neighbours, nearest first: the pixel `near_pixel` (T, Q, R), `near_kind`,
     whether `near_visible` and `near_moving`, and the squared distance `near_gap`.
     `past` (P, H, W) and `future` (T, H, W) float16 range images of that size, as measured, and
-    `warped` (P, H, W) the past ones seen from the present."""
+    `warped` (P, H, W) the past ones seen from the present; `elevations_rad` (H,) float32 of their
+    rows."""
 
     image: NDArray[np.float16]
     pixel: NDArray[np.int32]
@@ -69,6 +72,7 @@ class Sample:
     past: NDArray[np.float16]
     warped: NDArray[np.float16]
     future: NDArray[np.float16]
+    elevations_rad: F32
 
     def save(self, path: Path) -> None:
         """Write aside and rename: an interrupted run leaves whole samples only."""
@@ -211,6 +215,7 @@ def _sample(
         images["past"],
         images["warped"],
         np.stack([project(xyz, model)[0] for xyz in future]).astype(np.float16),
+        model.elevations_rad.astype(np.float32),
     )
 
 

@@ -12,6 +12,9 @@ from robot_perception.core.range_image import SensorModel, unproject
 from robot_perception.core.types import F32, Forecast, Scan
 from robot_perception.core.weights import load_into, load_state_dict, pick_device, resolve
 
+# What begins the names of parameters in a checkpoint of the authors' own implementation.
+_THEIRS = ("DownLayers.", "UpLayers.", "CNN3D_block.")
+
 
 def load_atppnet(config: ForecastConfig) -> tuple[ATPPNet, torch.device]:
     """ATPPNet with the weights of `config.checkpoint`; raises WeightsRejected without them."""
@@ -24,7 +27,14 @@ def load_atppnet(config: ForecastConfig) -> tuple[ATPPNet, torch.device]:
         raise ValueError("ATPPNet needs beams in multiples of 8 and columns of 64")
     device = pick_device(config.device)
     model = ATPPNet(config.horizons, config.min_range_m, config.max_range_m)
-    load_into(model, load_state_dict(resolve(config.checkpoint)))
+    state = load_state_dict(resolve(config.checkpoint))
+    if any(name.startswith(_THEIRS) for name in state):
+        raise WeightsRejected(
+            f"{config.checkpoint} is a checkpoint of another ATPPNet: its authors' network has "
+            "other layers (attention, 3-D branch, normalisation), and its weights do not fit; "
+            "train this one with robot-perception forecast train"
+        )
+    load_into(model, state)
     return model.to(device).eval(), device
 
 

@@ -72,6 +72,11 @@ def gathered(part: Sequence[T]) -> list[T]:
     return [item for each in parts for item in each]
 
 
+def agreed(answer: bool) -> bool:
+    """The answer of rank 0, in each process."""
+    return gathered([answer])[0]
+
+
 def share(items: Sequence[T]) -> list[T]:
     """What of `items` falls to this process."""
     return list(items[rank() :: world()])

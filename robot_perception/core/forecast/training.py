@@ -7,10 +7,10 @@ to the nearest prediction is a sum over its neighbours: nearest there, or next n
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from robot_perception.core.forecast.dataset import (
     STANDING,
     load_sample,
 )
+from robot_perception.core.forecast.resume import Epoch, Training, state_file, time_is_up
 from robot_perception.core.forecast.selection import FORMAT, read_gate
 from robot_perception.core.forecast.selector import Selector
 from robot_perception.core.weights import load_into, load_state_dict
@@ -48,7 +49,8 @@ _GATES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 1e9)
 @dataclass(frozen=True)
 class TrainingConfig:
     """How long and how fast to train; `crop` columns of an image are seen at a time. The gate is
-    at least `least_gate`; `pretraining` epochs of filling in what is hidden come first."""
+    at least `least_gate`; `pretraining` epochs of filling in what is hidden come first. The second
+    phase of ATPPNet has `chamfer_epochs`. `minutes`: no epoch begins that would end later."""
 
     epochs: int = 30
     batch: int = 4
@@ -59,19 +61,9 @@ class TrainingConfig:
     near_weight: float = 0.1
     least_gate: float = 1.0
     pretraining: int = 0
+    chamfer_epochs: int = 10
+    minutes: float | None = None
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """`train` and `validation` losses; `gain`: the share of geometry's Chamfer distance that the
-    choices save on the validation samples at the best `gate`, with `gate`."""
-
-    epoch: int
-    train: float
-    validation: float
-    gain: float
-    gate: float
 
 
 def train(
@@ -86,9 +78,9 @@ def train(
     """Train on sample files, and write the best weights to `out` (safetensors).
 
     Goes on from `out`.state if an earlier run was interrupted there. `start`: weights to adapt.
-    Stops when the validation gain has not risen for `patience` epochs. Processes that have joined
-    (`ranks`) share the samples, and rank 0 alone writes. Raises ValueError without samples of both
-    kinds.
+    Stops when the validation gain has not risen for `patience` epochs, or the time is up. Processes
+    that have joined (`ranks`) share the samples, and rank 0 alone writes. Raises ValueError without
+    samples of both kinds.
     """
     if not training or not validation:
         raise ValueError("training needs samples to train on and samples to validate on")
@@ -100,17 +92,14 @@ def train(
         model.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs)
-    history: list[Epoch] = []
-    state_file = out.with_name(out.name + ".state")
-    if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-        history = [Epoch(**e) for e in state["history"]]
+    kept = Training(state_file(out), model, optimiser, schedule)
+    history = kept.resume(device)
     best = max(history, key=lambda e: e.gain, default=None)
     parallel = ranks.parallel(model)
     for number in range(len(history), config.epochs):
+        if ranks.agreed(time_is_up(history, config.minutes)):
+            break
+        begun = time.perf_counter()
         model.train()
         losses = []
         for batch in ranks.shared_batches(training, config.batch, config.crop, config.seed, number):
@@ -126,20 +115,15 @@ def train(
         ranks.agree(model)
         mean = float(np.mean(ranks.gathered(losses)))
         epoch = _validated(model, ranks.share(validation), config, device, number, mean)
+        epoch = replace(epoch, seconds=time.perf_counter() - begun)
         history.append(epoch)
         report(epoch)
         if best is None or epoch.gain > best.gain:
             best = epoch
             if ranks.rank() == 0:
                 save_weights(model, out, epoch)
-        state = {
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "schedule": schedule.state_dict(),
-            "history": [asdict(e) for e in history],
-        }
         if ranks.rank() == 0:
-            torch.save(state, state_file)
+            kept.save(history)
         if number - best.epoch >= config.patience:
             break
     assert best is not None
@@ -274,9 +258,3 @@ def _near_chosen(answer: Tensor, p: dict[str, Tensor], gate: float) -> Tensor:
     choice = choose(scores(found, memory, moving, visible), default(memory, moving, visible), gate)
     wanted = torch.where(kind == MOVING, MOVE, STAND)
     return (choice.reshape(pixel.shape) == wanted).float()
-
-
-def history(out: Path) -> list[dict[str, Any]]:
-    """The epochs of the training that wrote `out`, also of one that was interrupted."""
-    state = torch.load(out.with_name(out.name + ".state"), weights_only=True)
-    return list(state["history"])
