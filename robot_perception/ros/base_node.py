@@ -201,6 +201,11 @@ class PerceptionNode(LifecycleNode):
             self._pipeline.expect_restart()
         return all(ended)
 
+    def destroy_node(self) -> None:
+        """As rclpy does it, and the state machine too, which would keep the node in DDS."""
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     def _release(self) -> None:
         if self._outputs is not None:
             self._outputs.destroy()

@@ -35,3 +35,9 @@ def record(area: str, fault: str, demanded: str, tried: int, **measured: Any) ->
     path = Path(folder) / f"{area}_{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def segments() -> set[Path]:
+    """What Fast DDS holds in shared memory, of all processes."""
+    names = Path("/dev/shm").glob("fastdds_*")
+    return {p for p in names if "port" not in p.name and not p.name.endswith("_el")}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from figures import FULL, cases, record
+from figures import FULL, cases, record, segments
 from test_recordings import make_frames, write_mcap
 
 rclpy = pytest.importorskip("rclpy")
@@ -168,6 +168,7 @@ def test_a_node_ends_in_the_middle(number: signal.Signals, where: str, context: 
     """Of a step of a minute, or of loading a model that takes as long."""
     from sensor_msgs.msg import Image
 
+    before = segments()
     process = subprocess.Popen(
         [sys.executable, "-c", _SLOW, where],
         stdout=subprocess.PIPE,
@@ -202,13 +203,16 @@ def test_a_node_ends_in_the_middle(number: signal.Signals, where: str, context: 
     assert took < (2.0 if FULL else 60.0), took
     for word in ("context is invalid", "Traceback", "terminate called", "rror"):
         assert word not in errors, errors
+    left = len(segments() - before)
     record(
         "lifecycle",
         f"{number.name} in the middle of {'a step' if where == 'step' else 'configuring'} of 60 s",
         "ended within 2 s, status 0, nothing on the way out",
         1,
         seconds=round(took, 2),
+        shared_memory_left=left,
     )
+    assert left == 0
 
 
 @pytest.mark.parametrize(
