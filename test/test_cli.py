@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from robot_perception.apps.cli import main
 from robot_perception.pipeline.settings import load_tasks
@@ -100,6 +101,17 @@ def test_mistakes_get_one_clear_line(
         assert main(arguments) == 2, arguments
         err = capsys.readouterr().err
         assert hint in err and "Traceback" not in err
+
+
+def test_out_of_gpu_memory_gets_one_clear_line(
+    drive: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("robot_perception.apps.evaluate.evaluate", full)
+    assert main(["evaluate", "forecast", str(drive)]) == 2
+    assert "error: out of memory: CUDA out of memory" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_damaged_recording_is_read_as_far_as_it_is_whole(drive: Path, tmp_path: Path) -> None:

@@ -226,6 +226,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (RecordingError, SinkError, WeightsRejected, ValueError, OSError) as error:
         console.print(f"[red]error:[/red] {error}", highlight=False)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        from robot_perception.pipeline.devices import fault_of
+
+        if (fault := fault_of(error)) is None:
+            raise
+        console.print(f"[red]error:[/red] {fault}: {error}", highlight=False)
+        return 2
     except typer.TyperException as error:
         console.print(f"[red]error:[/red] {error.format_message()}", highlight=False)
         return error.exit_code

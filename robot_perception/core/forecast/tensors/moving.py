@@ -23,7 +23,7 @@ _SCORE_CELLS = int(2 * flow.REACH_M / flow.SCORE_CELL_M)
 # The steps of OpenCV's distance transform with a mask of 3 x 3, straight and diagonal.
 _STRAIGHT, _DIAGONAL = 0.955, 1.3693
 # Distances looked up at once, at most.
-_AT_ONCE = 1 << 25
+_AT_ONCE = 1 << 23
 
 
 def cell_of(points: Tensor, size_m: float, cells: int) -> tuple[Tensor, Tensor]:
