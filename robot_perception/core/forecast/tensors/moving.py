@@ -114,7 +114,7 @@ def velocities(
     """
     order = torch.sort(cluster, stable=True).indices
     start = len(cluster) - int(sizes.sum()) + np.cumsum(sizes) - sizes
-    # Every so-manieth member, in their order.
+    # Every step-th member, in their order.
     step = np.maximum(1, sizes // flow.SAMPLE)
     turn = np.arange(int(np.ceil(sizes / step).max()))
     valid = turn * step[:, None] < sizes[:, None]
@@ -129,12 +129,9 @@ def velocities(
     ]
     best = torch.cat([part[0] for part in parts])
     moves = torch.cat([part[1] for part in parts])
-    none = best.new_zeros(1, 2)
-    by_name = torch.cat([none, torch.where(moves[:, None], best, none)])
-    flat = by_name[cluster].T
-    return torch.cat([flat, torch.zeros_like(flat[:1])]), torch.cat([moves.new_zeros(1), moves])[
-        cluster
-    ]
+    # By name, of which 0 is none; and with no vertical speed.
+    by_name = F.pad(torch.where(moves[:, None], best, 0.0), (0, 1, 1, 0))
+    return by_name[cluster].T, F.pad(moves, (1, 0))[cluster]
 
 
 def _search(
