@@ -56,7 +56,7 @@ def train_atppnet(
         raise ValueError("ATPPNet is trained by one process")
     fit, check = load_images(training, warped), load_images(validation, warped)
     torch.manual_seed(config.seed)
-    model = ATPPNet(fit[0].future.shape[1], *limits_m).to(device)
+    model = ATPPNet(*limits_m).to(device)
     for parameter in model.parameters():
         if parameter.dim() == 4:
             # The layout that convolutions in half precision want.
