@@ -177,7 +177,7 @@ def networks(config: ForecastConfig, wait: Callable[[], None]) -> dict[str, floa
     """A forward pass of each network, in milliseconds."""
     device = torch.device(config.device)
     image, past = torch.zeros(1, CHANNELS, 64, 1024), torch.zeros(1, 5, 64, 2048)
-    published = ATPPNet(5, 1.0, 85.0).eval().to(device)
+    published = ATPPNet(1.0, 85.0).eval().to(device)
     found = {"atppnet": forward(published, past.to(device), 2, wait)}
     if device.type == "cpu":
         return found | {"ours": forward(Selector().eval(), image, 10, wait)}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robot_perception.core.config import ForecastConfig
-from robot_perception.core.errors import InputRejected, WeightsRejected
+from robot_perception.core.errors import InputRejected
 from robot_perception.core.forecast.atppnet import ATPPNet
 from robot_perception.core.forecast.forecaster import Forecaster
 from robot_perception.core.forecast.motion import MotionEstimator, exp_se3, log_se3
@@ -148,40 +148,21 @@ def test_the_same_scans_give_the_same_bits() -> None:
         assert a.tobytes() == b.tobytes()
 
 
-def test_atppnet_has_the_published_size_and_needs_weights() -> None:
-    """11.04 M parameters as published; ours within half a percent."""
-    model = ATPPNet(5, 1.0, 85.0)
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(11.04e6, rel=0.005)
-    with torch.inference_mode():
-        ranges, logits = model.eval()(torch.rand(1, 5, 16, 64) * 50)
-    assert ranges.shape == logits.shape == (1, 5, 16, 64)
-    assert ranges.min() >= 1.0 and ranges.max() <= 85.0
-    with pytest.raises(WeightsRejected, match="checkpoint"):
-        Forecaster(ForecastConfig(method="atppnet"))
-
-
 def test_atppnet_forecasts_from_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "atppnet.pt"
     torch.manual_seed(0)
-    torch.save(ATPPNet(2, 1.0, 85.0).state_dict(), path)
+    torch.save(ATPPNet(1.0, 85.0).state_dict(), path)
     config = ForecastConfig(
-        method="atppnet", checkpoint=str(path), horizons=2, past=2, beams=32, columns=128,
+        method="atppnet", checkpoint=str(path), beams=32, columns=128,
         elevations_rad=tuple(ELEVATIONS), device="cpu",
     )  # fmt: skip
     forecaster = Forecaster(config)
-    assert forecaster.step(street(0.0, 100_000_000)) is None
-    forecast = forecaster.step(street(0.3, 200_000_000))
+    made = [forecaster.step(street(0.3 * i, 100_000_000 * (i + 1))) for i in range(5)]
+    assert made[:4] == [None] * 4
+    forecast = made[4]
     assert forecast is not None and forecast.method == "atppnet"
-    assert forecast.range_images.shape == (2, 32, 128)
+    assert forecast.range_images.shape == (5, 32, 128)
     assert len(forecast.clouds[0]) == (forecast.range_images[0] > 0).sum()
-
-
-def test_a_checkpoint_of_the_authors_own_network_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "last.ckpt"
-    theirs = {"DownLayers.0.conv0.conv.weight": torch.zeros(16, 16, 3, 3)}
-    torch.save({"epoch": 49, "state_dict": theirs, "hyper_parameters": {}}, path)
-    with pytest.raises(WeightsRejected, match="another ATPPNet"):
-        Forecaster(ForecastConfig(method="atppnet", checkpoint=str(path), device="cpu"))
 
 
 def test_the_warp_beats_repeating_on_a_real_drive() -> None:

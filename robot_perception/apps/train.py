@@ -20,6 +20,7 @@ from robot_perception.core.config import ForecastConfig
 from robot_perception.core.forecast import ranks
 from robot_perception.core.forecast.atppnet_training import LEARNING_RATE, train_atppnet
 from robot_perception.core.forecast.augment import Augmentation
+from robot_perception.core.forecast.network import check_steps
 from robot_perception.core.forecast.pretraining import pretrain
 from robot_perception.core.forecast.resume import Epoch
 from robot_perception.core.forecast.selection import bundled_weights
@@ -53,6 +54,7 @@ def train_forecast(
     cache = out.with_name(out.name + ".samples")
     cache.mkdir(parents=True, exist_ok=True)
     if network != "ours":
+        check_steps(forecast)
         training = replace(training, learning_rate=LEARNING_RATE)
     device = ranks.join(pick_device(forecast.device))
     if ranks.rank():

@@ -56,7 +56,7 @@ def train_atppnet(
         raise ValueError("ATPPNet is trained by one process")
     fit, check = load_images(training, warped), load_images(validation, warped)
     torch.manual_seed(config.seed)
-    model = ATPPNet(fit[0].future.shape[1], *limits_m).to(device)
+    model = ATPPNet(*limits_m).to(device)
     for parameter in model.parameters():
         if parameter.dim() == 4:
             # The layout that convolutions in half precision want.
@@ -125,14 +125,15 @@ def _losses(model: ATPPNet, batch: Images, *, with_chamfer: bool) -> tuple[Tenso
         ranges, logits = model(batch.past)
     true = batch.future
     seen = true > 0
-    distance = ((ranges - true).abs() * seen).sum() / seen.sum().clamp_min(1)
+    # Over all pixels, also those without a return, as published.
+    distance = ((ranges - true).abs() * seen).mean()
     image = distance + F.binary_cross_entropy_with_logits(logits, seen.float())
     if not with_chamfer:
         return image, image.new_zeros(())
     rays = directions(batch.elevations, true.shape[3], batch.revolution)
     rays = rays.repeat_interleave(true.shape[1], 0).flatten(1, 2)
     predicted, came = (rays * x.flatten(0, 1).flatten(1)[..., None] for x in (ranges, true))
-    shown, there = ((x.flatten(0, 1).flatten(1) > 0) for x in (logits, true))
+    shown, there = (x.flatten(0, 1).flatten(1) for x in (logits >= 0, seen))
     return image, chamfer_loss(predicted, shown, came, there).mean()
 
 

@@ -45,7 +45,7 @@ class Features:
 
 def network_model(model: SensorModel) -> SensorModel:
     """The range image that the network works on: half of the columns."""
-    return replace(model, columns=max(64, model.columns // 2))
+    return replace(model, columns=model.columns // 2)
 
 
 def features(scene: Scene, found: Candidates, model: SensorModel) -> Features:

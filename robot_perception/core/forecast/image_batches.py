@@ -11,8 +11,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-# What ATPPNet divides its images by.
-_ROWS, _COLUMNS = 8, 64
+from robot_perception.core.forecast.atppnet import COLUMNS, ROWS, STEPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,16 +32,20 @@ class Images:
 def load_images(paths: Sequence[Path], warped: bool) -> list[Images]:
     """The samples in `paths` by size, as float16: 1.3 MB for one of 64 x 1024.
 
-    `warped`: the past as seen from the present. Raises ValueError for sizes that ATPPNet cannot
-    take.
+    `warped`: the past as seen from the present. Raises ValueError for sizes and steps that ATPPNet
+    cannot take.
     """
     groups: dict[tuple[int, ...], list[tuple[Tensor, ...]]] = {}
     for path in paths:
         with np.load(path, allow_pickle=False) as arrays:
             names = ("warped" if warped else "past", "future", "elevations_rad")
             past, future, elevations = (torch.from_numpy(arrays[name]) for name in names)
-        if past.shape[1] % _ROWS or past.shape[2] < _COLUMNS:
-            raise ValueError("ATPPNet needs beams in multiples of 8 and 64 columns or more")
+        if past.shape[1] % ROWS or past.shape[2] < COLUMNS:
+            raise ValueError(
+                f"ATPPNet needs beams in multiples of {ROWS}, {COLUMNS} columns or more"
+            )
+        if (len(past), len(future)) != (STEPS, STEPS):
+            raise ValueError(f"ATPPNet needs samples of {STEPS} past scans and {STEPS} future ones")
         groups.setdefault(past.shape, []).append((past, future, elevations))
     stacked = ((torch.stack(x) for x in zip(*group, strict=True)) for group in groups.values())
     return [Images(p, f, e, p.shape[3]) for p, f, e in stacked]
@@ -61,7 +64,7 @@ def windows(
         images, chosen = parts[number]
         width = images.revolution
         start = rng.integers(width, size=len(chosen))
-        steps = np.arange(min(crop, width) // _COLUMNS * _COLUMNS)
+        steps = np.arange(min(crop, width) // COLUMNS * COLUMNS)
         signs = np.where(rng.random(len(chosen)) < 0.5, -1, 1)
         columns = (start[:, None] + signs[:, None] * steps) % width
         yield _cut(images, chosen, columns, device)
@@ -70,7 +73,7 @@ def windows(
 def revolutions(groups: Sequence[Images], size: int, device: torch.device) -> Iterator[Images]:
     """All samples in order, whole, up to `size` of one size at a time."""
     for images in groups:
-        steps = np.arange(images.revolution // _COLUMNS * _COLUMNS)
+        steps = np.arange(images.revolution // COLUMNS * COLUMNS)
         for first in range(0, len(images), size):
             chosen = np.arange(first, min(first + size, len(images)))
             yield _cut(images, chosen, np.tile(steps, (len(chosen), 1)), device)

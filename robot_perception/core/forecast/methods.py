@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from robot_perception.core.config import ForecastConfig
-from robot_perception.core.forecast.atppnet import ATPPNet
+from robot_perception.core.forecast.atppnet import STEPS, ATPPNet
 from robot_perception.core.forecast.candidates import Candidates, candidates
 from robot_perception.core.forecast.features import CHANNELS, network_model
 from robot_perception.core.forecast.network import load_atppnet, predict_images
@@ -52,13 +52,13 @@ def method(name: str, config: ForecastConfig, checkpoint: str) -> Predict:
 
 def gmac(name: str, config: ForecastConfig) -> float:
     """Multiply-accumulates of the method's network, in 10^9, for one forecast."""
-    rows, columns = config.beams, max(64, config.columns // 2)
+    rows, columns = config.beams, config.columns // 2
     model: torch.nn.Module
     if name == "ours":
         model, inputs = Selector(), torch.zeros(1, CHANNELS, rows, columns)
     elif name in NETWORKS:
-        model = ATPPNet(config.horizons, config.min_range_m, config.max_range_m)
-        inputs = torch.zeros(1, config.past, rows, columns)
+        model = ATPPNet(config.min_range_m, config.max_range_m)
+        inputs = torch.zeros(1, STEPS, rows, columns)
     else:
         return 0.0
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -128,7 +128,8 @@ def _ours(network: SelectorForecaster) -> Predict:
 
 
 def _atppnet(config: ForecastConfig, warped: bool) -> Predict:
-    network, device = load_atppnet(config)
+    # Of the size that `network_model` makes.
+    network, device = load_atppnet(replace(config, columns=config.columns // 2))
 
     def predict(state: State) -> list[F32]:
         model = network_model(state.model)

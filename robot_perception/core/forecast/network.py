@@ -7,35 +7,45 @@ import torch
 
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import WeightsRejected
-from robot_perception.core.forecast.atppnet import ATPPNet
+from robot_perception.core.forecast.atppnet import COLUMNS, ROWS, STEPS, ATPPNet
+from robot_perception.core.forecast.atppnet_weights import load_weights
 from robot_perception.core.range_image import SensorModel, unproject
 from robot_perception.core.types import F32, Forecast, Scan
-from robot_perception.core.weights import load_into, load_state_dict, pick_device, resolve
-
-# What begins the names of parameters in a checkpoint of the authors' own implementation.
-_THEIRS = ("DownLayers.", "UpLayers.", "CNN3D_block.")
+from robot_perception.core.weights import pick_device, resolve
 
 
 def load_atppnet(config: ForecastConfig) -> tuple[ATPPNet, torch.device]:
-    """ATPPNet with the weights of `config.checkpoint`; raises WeightsRejected without them."""
+    """ATPPNet with the weights of `config.checkpoint`, for images of the configured size.
+
+    Raises WeightsRejected without weights of it, ValueError for a size or for steps that it does
+    not take.
+    """
     if not config.checkpoint:
         raise WeightsRejected(
             "the method atppnet needs trained weights: name them in the parameter checkpoint "
-            "(robot-perception forecast train --network atppnet makes them)"
+            "(a checkpoint of its authors, or one of robot-perception forecast train --network "
+            "atppnet)"
         )
-    if config.beams % 8 or config.columns % 64:
-        raise ValueError("ATPPNet needs beams in multiples of 8 and columns of 64")
+    check_steps(config)
+    rows, columns = len(config.elevations_rad) or config.beams, config.columns
+    if rows % ROWS or columns % COLUMNS:
+        raise ValueError(
+            f"ATPPNet needs beams in multiples of {ROWS} and columns of {COLUMNS}: its range image "
+            f"would be {rows} x {columns}"
+        )
     device = pick_device(config.device)
-    model = ATPPNet(config.horizons, config.min_range_m, config.max_range_m)
-    state = load_state_dict(resolve(config.checkpoint))
-    if any(name.startswith(_THEIRS) for name in state):
-        raise WeightsRejected(
-            f"{config.checkpoint} is a checkpoint of another ATPPNet: its authors' network has "
-            "other layers (attention, 3-D branch, normalisation), and its weights do not fit; "
-            "train this one with robot-perception forecast train"
-        )
-    load_into(model, state)
+    model = ATPPNet(config.min_range_m, config.max_range_m)
+    load_weights(model, resolve(config.checkpoint))
     return model.to(device).eval(), device
+
+
+def check_steps(config: ForecastConfig) -> None:
+    """Raise ValueError unless ATPPNet takes and predicts as many scans as are configured."""
+    if (config.past, config.horizons) != (STEPS, STEPS):
+        raise ValueError(
+            f"ATPPNet sees {STEPS} scans and predicts {STEPS}: past and horizons cannot be "
+            f"{config.past} and {config.horizons}"
+        )
 
 
 @torch.inference_mode()
@@ -43,7 +53,7 @@ def predict_images(model: ATPPNet, device: torch.device, past: list[F32]) -> tup
     """Range images (T, H, W), 0 where no return is more likely, and the probability of one."""
     ranges, logits = model(torch.from_numpy(np.stack(past))[None].to(device))
     probability = torch.sigmoid(logits)[0].float().cpu().numpy()
-    seen = np.where(probability > 0.5, ranges[0].float().cpu().numpy(), 0.0).astype(np.float32)
+    seen = np.where(probability >= 0.5, ranges[0].float().cpu().numpy(), 0.0).astype(np.float32)
     return seen, probability
 
 
