@@ -1,6 +1,8 @@
-"""Forecasts on simulated drives that no network has seen, many short ones of different sensors.
+r"""Forecasts on simulated drives that no network has seen, many short ones of different sensors.
 
     python benchmarks/bench_forecast_drives.py [--drives 12] [--weights FILE] [--json FILE]
+    python benchmarks/bench_forecast_drives.py --drives 3 --first 920001 --scans 30 --stride 5 \
+        --beams 16 --columns 1024
 
 Training takes seeds from 0 and validates from 900000; these begin at 910000. Scans of one drive are
 alike, so the intervals are of drives: each counts once, by the mean of its scans.
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from robot_perception.core.forecast.evaluate import evaluate
 from robot_perception.pipeline.simulator.variety import scans, varied
 
 FIRST_SEED = 910_000
-_SCANS, _STRIDE, _RESAMPLES = 46, 6, 10_000
+_RESAMPLES = 10_000
 _BASELINE = "ego_warp"
 _MORE_IS_BETTER = ("mask_iou",)
 
@@ -70,15 +73,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--drives", type=int, default=12)
     parser.add_argument("--weights", default="", help="for ours; else those of the package")
+    parser.add_argument("--first", type=int, default=FIRST_SEED, help="seed of the first drive")
+    parser.add_argument("--scans", type=int, default=46, help="of each drive")
+    parser.add_argument("--stride", type=int, default=6)
+    parser.add_argument("--beams", type=int, help="of the sensor; else the drive's own")
+    parser.add_argument("--columns", type=int)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     methods = dict.fromkeys(("repeat", _BASELINE, "scene_flow", "ours"), "")
     methods["ours"] = arguments.weights
     drives = []
-    for seed in track(range(FIRST_SEED, FIRST_SEED + arguments.drives), "drives"):
-        drive = varied(seed)
+    sensor_of = {"beams": arguments.beams, "columns": arguments.columns}
+    fixed = {name: value for name, value in sensor_of.items() if value}
+    for seed in track(range(arguments.first, arguments.first + arguments.drives), "drives"):
+        drive = replace(varied(seed), **fixed)
         config = ForecastConfig(beams=drive.beams, columns=drive.columns)
-        table = evaluate(scans(drive, _SCANS), config, _STRIDE, methods)
+        table = evaluate(scans(drive, arguments.scans), config, arguments.stride, methods)
         sensor = f"{drive.beams} x {drive.columns}, {drive.speed_mps:.1f} m/s"
         drives.append({"seed": seed, "drive": sensor, **{m: measures(r) for m, r in table.items()}})
     found = compared(drives)
