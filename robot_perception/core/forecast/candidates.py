@@ -20,7 +20,7 @@ from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, F64
 
 # Columns to both sides in which nothing may cover a remembered point.
-_COVER = 2
+COVER = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ def _find_visible(
                 continue
         else:
             row, column = pixel // columns, pixel % columns
-            for offset in range(-_COVER, _COVER + 1):
+            for offset in range(-COVER, COVER + 1):
                 beside = image[row, (column + offset) % columns]
                 if 0 < beside < nearest:
                     nearest = beside

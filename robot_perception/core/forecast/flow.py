@@ -183,8 +183,8 @@ def _clusters(points: F32) -> NDArray[np.int32]:
 
 
 def connected(occupied: U8) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
-    """The component (R, C) of each cell of a ground plan, and of each component, by number, itself
-    or 0 if it is none or too wide."""
+    """Of each component (K,) of a ground plan (R, C), by number, itself, or 0 if it is none or too
+    wide; and the component (R, C) of each cell."""
     count, names, boxes, _ = cv2.connectedComponentsWithStats(occupied, connectivity=8)
     limit = int(_MAX_EXTENT_M / CELL_M)
     extent = boxes[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robot_perception.core.forecast import choice, scene
+from robot_perception.core.forecast.candidates import COVER
 from robot_perception.core.forecast.features import LAGS
 from robot_perception.core.forecast.selection import SelectorForecaster
 from robot_perception.core.forecast.selector import shuffled
@@ -26,9 +27,6 @@ from robot_perception.core.forecast.tensors.projection import (
     nearest,
 )
 from robot_perception.core.types import F64
-
-# Columns to both sides in which nothing may cover a remembered point.
-_COVER = 2
 
 
 class Foreseen(NamedTuple):
@@ -154,7 +152,7 @@ class Foresight:
         behind_now = known.view.inside & is_behind(known.view.range, now)
         front = images.gather(1, then.pixel[:, :count])
         plans = images[:, : lens.size].reshape(horizons, lens.rows, lens.columns)
-        uncovered = around(plans, _COVER).reshape(horizons, -1)
+        uncovered = around(plans, COVER).reshape(horizons, -1)
         beside = uncovered.gather(1, then.pixel[:, count:].clamp(max=lens.size - 1))
         visible = ~is_behind(then.range, torch.cat([front, beside], 1))
         visible[:, :count] |= behind_now
