@@ -92,11 +92,17 @@ def is_behind(ranges: F32, nearest: F32) -> NDArray[np.bool_]:
 
 
 def look(
-    xyz: F32, matrix: F64, model: SensorModel, out: tuple[F32, I32] | None = None
+    xyz: F32,
+    matrix: F64,
+    model: SensorModel,
+    out: tuple[F32, I32] | None = None,
+    image: F32 | None = None,
 ) -> tuple[F32, F32, I32]:
     """Range image (H, W) of points (N, 3) after moving them by `matrix` (4, 4); the range (N,) and
-    the pixel (N,), row by row, of each; -1 outside of the image. `out`: arrays for the last two."""
-    image = np.zeros((model.rows, model.columns), np.float32)
+    the pixel (N,), row by row, of each; -1 outside of the image. `out`: arrays for the last two;
+    `image`: what is drawn on, nearer points in front."""
+    if image is None:
+        image = np.zeros((model.rows, model.columns), np.float32)
     count = len(xyz)
     ranges, pixels = out or (np.empty(count, np.float32), np.empty(count, np.int32))
     limits = (np.float32(model.min_range_m), np.float32(model.max_range_m))

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from robot_perception.core.forecast.flow import PastScan, Standing, standing, velocities
 from robot_perception.core.forecast.motion import Motion
 from robot_perception.core.forecast.warp import transform
-from robot_perception.core.range_image import SensorModel, is_behind, look, project
+from robot_perception.core.range_image import (
+    BEHIND_M,
+    BEHIND_SHARE,
+    SensorModel,
+    look,
+    project,
+)
 from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, F64, Scan
 
@@ -122,13 +128,28 @@ class SceneBuilder:
         age[: len(self._age)] = self._age
         age += np.float32(dt)
         _, ranges, pixels = look(pool, step, model)
-        seen = _covering(image).ravel()[pixels]
-        hidden = (pixels >= 0) & (seen > 0) & is_behind(ranges, seen) & (age <= MEMORY_S)
+        hidden = _behind(ranges, pixels, _covering(image).ravel(), age)
         pool, age = transform(pool[hidden], step), age[hidden]
         # One to a pixel bounds the memory.
         _, index = project(pool, model)
         chosen = index[index >= 0]
         return pool[chosen], age[chosen]
+
+
+@numba.njit(cache=True, nogil=True)
+def _behind(ranges: F32, pixels: NDArray[np.int32], covering: F32, age_s: F32) -> NDArray[np.intp]:
+    """Which points (K,) of those at `ranges` (N,) are behind what covers (H * W,) their `pixels`
+    (N,), and not too old."""
+    behind = np.empty(len(ranges), np.intp)
+    count = 0
+    for n in range(len(ranges)):
+        if pixels[n] < 0 or age_s[n] > MEMORY_S:
+            continue
+        nearest = covering[pixels[n]]
+        if nearest > 0 and ranges[n] - nearest > max(BEHIND_M, BEHIND_SHARE * nearest):
+            behind[count] = n
+            count += 1
+    return behind[:count]
 
 
 @numba.njit(cache=True, nogil=True)

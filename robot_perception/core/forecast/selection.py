@@ -77,7 +77,10 @@ class SelectorForecaster:
     def select(self, scene: Scene, found: Candidates, model: SensorModel) -> list[Selected]:
         """The prediction of each horizon."""
         seen = features(scene, found, network_model(model))
-        logits = self.logits(torch.from_numpy(seen.image)[None])[0].cpu()
+        # A batch of one is told to have its channels last only if it was made one before the
+        # channels went to the front.
+        image = torch.from_numpy(seen.image.transpose(1, 2, 0))[None].permute(0, 3, 1, 2)
+        logits = self.logits(image)[0].cpu()
         choice, near = decide(logits.numpy(), seen.pixel, found, self.gate)
 
         def of(h: int) -> Selected:
@@ -117,9 +120,7 @@ def _selected(
     )
     if stays.any():
         inverse = np.asarray(np.linalg.inv(found.poses[horizon]), np.float64)
-        standing, _, _ = look(xyz[stays], inverse, model)
-        in_front = (standing > 0) & ((image == 0) | (standing < image))
-        image = np.where(in_front, standing, image)
+        look(xyz[stays], inverse, model, image=image)
     return Selected(xyz, chances, moves, image)
 
 

@@ -62,9 +62,8 @@ class Selector(nn.Module):
 
     def patches(self, image: Tensor) -> Tensor:
         """The logits by patch: (B, H, W / 4, T, 5, 4)."""
-        logits: Tensor = self.head(self.trunk(image))
-        # No copy where the memory has the channels last.
-        logits = logits.permute(0, 2, 3, 1)
+        weight, bias = self.head.weight.flatten(1), self.head.bias
+        logits = F.linear(self.trunk(image).permute(0, 2, 3, 1), weight, bias)
         return logits.reshape(*logits.shape[:3], HORIZONS, OUTPUTS, PATCH)
 
     def trunk(self, image: Tensor) -> Tensor:
