@@ -74,14 +74,30 @@ class SelectorForecaster:
         patches: torch.Tensor = self._model.patches(image.to(self._device, self._dtype))
         return patches.float()
 
+    def _side_by_side(self, image: torch.Tensor) -> torch.Tensor:
+        """As `logits`, on the CPU, the network's two branches in a thread each: with PyTorch's own
+        threads, a forward waits for the slowest at every layer."""
+        image = image.to(self._dtype)
+
+        def states() -> torch.Tensor:
+            # A thread learns how many threads PyTorch may start for it by asking.
+            torch.get_num_threads()
+            with torch.inference_mode():
+                return self._model.states(image)
+
+        coming = threads().submit(states)
+        encoded = self._model.encoded(image)
+        return self._model.at_patches(self._model.joined(*encoded, coming.result()))
+
+    @torch.inference_mode()
     def select(self, scene: Scene, found: Candidates, model: SensorModel) -> list[Selected]:
         """The prediction of each horizon."""
         seen = features(scene, found, network_model(model))
         # A batch of one is told to have its channels last only if it was made one before the
         # channels went to the front.
         image = torch.from_numpy(seen.image.transpose(1, 2, 0))[None].permute(0, 3, 1, 2)
-        logits = self.logits(image)[0].cpu()
-        choice, near = decide(logits.numpy(), seen.pixel, found, self.gate)
+        logits = self._side_by_side(image)[0].float().numpy()
+        choice, near = decide(logits, seen.pixel, found, self.gate)
 
         def of(h: int) -> Selected:
             probability = np.asarray(1 / (1 + np.exp(-near[h])), np.float32)

@@ -62,18 +62,33 @@ class Selector(nn.Module):
 
     def patches(self, image: Tensor) -> Tensor:
         """The logits by patch: (B, H, W / 4, T, 5, 4)."""
+        return self.at_patches(self.trunk(image))
+
+    def at_patches(self, known: Tensor) -> Tensor:
+        """The logits by patch (B, H, W / 4, T, 5, 4) from what the trunk knows of each."""
         weight, bias = self.head.weight.flatten(1), self.head.bias
-        logits = F.linear(self.trunk(image).permute(0, 2, 3, 1), weight, bias)
+        logits = F.linear(known.permute(0, 2, 3, 1), weight, bias)
         return logits.reshape(*logits.shape[:3], HORIZONS, OUTPUTS, PATCH)
 
     def trunk(self, image: Tensor) -> Tensor:
         """All but the head: what is known of each patch, (B, 24, H, W / 4)."""
+        return self.joined(*self.encoded(image), self.states(image))
+
+    def encoded(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All features at three scales."""
         fine = self.fine(self.patch(image))
         middle = self.middle(fine)
-        coarse = self.coarse(middle)
+        return fine, middle, self.coarse(middle)
+
+    def states(self, image: Tensor) -> Tensor:
+        """The states (B, P, C, h, w) of the recurrence over the past and the present."""
         steps = _sequence(image)
         seen: Tensor = self.step(steps.flatten(0, 1))
-        states = self.recur(seen.reshape(*steps.shape[:2], *seen.shape[1:]))
+        states: Tensor = self.recur(seen.reshape(*steps.shape[:2], *seen.shape[1:]))
+        return states
+
+    def joined(self, fine: Tensor, middle: Tensor, coarse: Tensor, states: Tensor) -> Tensor:
+        """What is known of each patch, (B, 24, H, W / 4), from `encoded` and `states`."""
         coarse = self.join(torch.cat([coarse, self.attend(coarse, states)], 1))
         coarse = coarse * torch.sigmoid(self.channel(coarse.mean((2, 3))))[:, :, None, None]
         maps = torch.cat([coarse.mean(1, keepdim=True), coarse.amax(1, keepdim=True)], 1)
