@@ -144,6 +144,15 @@ def test_network_goes_round_and_is_small() -> None:
     assert gmac("atppnet", ForecastConfig()) > 10 * gmac("ours", ForecastConfig())
 
 
+def test_the_two_branches_side_by_side_are_the_network() -> None:
+    network = SelectorForecaster(CONFIG)
+    image = np.random.default_rng(0).standard_normal((16, 128, CHANNELS)).astype(np.float32)
+    image = image.transpose(2, 0, 1)
+    expected = network.logits(torch.from_numpy(image)[None])
+    assert expected.std() > 0.1
+    torch.testing.assert_close(network.logits_on_cpu(image), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_choice_needs_a_lead_over_geometry() -> None:
     memory, moving = torch.tensor([False, True]), torch.tensor([False, False])
     visible = torch.tensor([[True, True]])

@@ -78,6 +78,25 @@ def features(scene: Scene, found: Candidates, model: SensorModel) -> Features:
 
 
 @numba.njit(cache=True, nogil=True)
+def sequence(image: F32) -> F32:
+    """What the network's recurrence sees of features (C, H, W): (P, H, W, 3) of the past, oldest
+    first, and the present: log range of the present, residual, mask."""
+    _, rows, columns = image.shape
+    steps = np.empty((LAGS + 1, rows, columns, 3), np.float32)
+    for i in range(rows):
+        for j in range(columns):
+            for step in range(LAGS):
+                channel = _PAST + 2 * (LAGS - 1 - step)
+                steps[step, i, j, 0] = image[0, i, j]
+                steps[step, i, j, 1] = image[channel, i, j]
+                steps[step, i, j, 2] = image[channel + 1, i, j]
+            steps[LAGS, i, j, 0] = image[0, i, j]
+            steps[LAGS, i, j, 1] = 0
+            steps[LAGS, i, j, 2] = image[1, i, j]
+    return steps
+
+
+@numba.njit(cache=True, nogil=True)
 def _halve(
     image: F32, pixels: NDArray[np.int32], half: F32, half_pixels: NDArray[np.int32]
 ) -> None:

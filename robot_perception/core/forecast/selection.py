@@ -16,7 +16,7 @@ from robot_perception.core.forecast import reliability
 from robot_perception.core.forecast.candidates import Candidates
 from robot_perception.core.forecast.choice import LEAVE_OUT, MOVE, STAND
 from robot_perception.core.forecast.decide import collect, decide
-from robot_perception.core.forecast.features import HORIZONS, features, network_model
+from robot_perception.core.forecast.features import HORIZONS, features, network_model, sequence
 from robot_perception.core.forecast.scene import Scene
 from robot_perception.core.forecast.selector import COLUMNS, ROWS, Selector, folded
 from robot_perception.core.precision import pick_dtype
@@ -74,29 +74,30 @@ class SelectorForecaster:
         patches: torch.Tensor = self._model.patches(image.to(self._device, self._dtype))
         return patches.float()
 
-    def _side_by_side(self, image: torch.Tensor) -> torch.Tensor:
-        """As `logits`, on the CPU, the network's two branches in a thread each: with PyTorch's own
-        threads, a forward waits for the slowest at every layer."""
-        image = image.to(self._dtype)
+    def logits_on_cpu(self, image: F32) -> torch.Tensor:
+        """The same on the CPU, of features (C, H, W), the network's two branches in a thread each:
+        with PyTorch's own threads, a forward waits for the slowest at every layer."""
 
         def states() -> torch.Tensor:
             # A thread learns how many threads PyTorch may start for it by asking.
             torch.get_num_threads()
+            steps = torch.from_numpy(sequence(image))[:, None].permute(0, 1, 4, 2, 3)
             with torch.inference_mode():
-                return self._model.states(image)
+                return self._model.states(steps.to(self._dtype))
 
         coming = threads().submit(states)
-        encoded = self._model.encoded(image)
-        return self._model.at_patches(self._model.joined(*encoded, coming.result()))
+        # A batch of one is told to have its channels last only if it was made one before the
+        # channels went to the front.
+        batch = torch.from_numpy(image.transpose(1, 2, 0))[None].permute(0, 3, 1, 2)
+        encoded = self._model.encoded(batch.to(self._dtype))
+        known = self._model.joined(*encoded, coming.result())
+        return self._model.at_patches(known).float()
 
     @torch.inference_mode()
     def select(self, scene: Scene, found: Candidates, model: SensorModel) -> list[Selected]:
         """The prediction of each horizon."""
         seen = features(scene, found, network_model(model))
-        # A batch of one is told to have its channels last only if it was made one before the
-        # channels went to the front.
-        image = torch.from_numpy(seen.image.transpose(1, 2, 0))[None].permute(0, 3, 1, 2)
-        logits = self._side_by_side(image)[0].float().numpy()
+        logits = self.logits_on_cpu(seen.image)[0].numpy()
         choice, near = decide(logits, seen.pixel, found, self.gate)
 
         def of(h: int) -> Selected:

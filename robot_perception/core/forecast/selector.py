@@ -72,7 +72,7 @@ class Selector(nn.Module):
 
     def trunk(self, image: Tensor) -> Tensor:
         """All but the head: what is known of each patch, (B, 24, H, W / 4)."""
-        return self.joined(*self.encoded(image), self.states(image))
+        return self.joined(*self.encoded(image), self.states(_sequence(image)))
 
     def encoded(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All features at three scales."""
@@ -80,9 +80,9 @@ class Selector(nn.Module):
         middle = self.middle(fine)
         return fine, middle, self.coarse(middle)
 
-    def states(self, image: Tensor) -> Tensor:
-        """The states (B, P, C, h, w) of the recurrence over the past and the present."""
-        steps = _sequence(image)
+    def states(self, steps: Tensor) -> Tensor:
+        """The states (B, P, C, h, w) of the recurrence over the past and the present, of which
+        `steps` (P, B, 3, H, W) has log range, residual and mask."""
         seen: Tensor = self.step(steps.flatten(0, 1))
         states: Tensor = self.recur(seen.reshape(*steps.shape[:2], *seen.shape[1:]))
         return states
