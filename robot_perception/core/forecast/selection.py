@@ -74,6 +74,7 @@ class SelectorForecaster:
         patches: torch.Tensor = self._model.patches(image.to(self._device, self._dtype))
         return patches.float()
 
+    @torch.inference_mode()
     def logits_on_cpu(self, image: F32) -> torch.Tensor:
         """The same on the CPU, of features (C, H, W), the network's two branches in a thread each:
         with PyTorch's own threads, a forward waits for the slowest at every layer."""
@@ -93,7 +94,6 @@ class SelectorForecaster:
         known = self._model.joined(*encoded, coming.result())
         return self._model.at_patches(known).float()
 
-    @torch.inference_mode()
     def select(self, scene: Scene, found: Candidates, model: SensorModel) -> list[Selected]:
         """The prediction of each horizon."""
         seen = features(scene, found, network_model(model))
