@@ -56,7 +56,7 @@ def draw_points(
     per_slope = np.float32(len(table) / (highest - lowest))
     per_radian = np.float32(columns / (2 * np.pi))
     nearest, farthest = limits
-    # In parts that stay in the cache, and in three loops: the second one, without look-ups, is
+    # In parts that stay in the cache, and in loops of their own: the one without look-ups is
     # compiled for eight points at a time.
     parts = np.empty((5, _PART), np.float32)
     xs, ys, zs, reaches, rises = parts[0], parts[1], parts[2], parts[3], parts[4]

@@ -13,7 +13,6 @@ from robot_perception.core.range_image import (
     BEHIND_M,
     BEHIND_SHARE,
     SensorModel,
-    is_behind,
     look,
 )
 from robot_perception.core.threads import threads
@@ -52,7 +51,7 @@ def candidates(
     points = np.concatenate([scene.xyz, scene.memory])
     velocity = np.concatenate([scene.velocity, np.zeros_like(scene.memory)])
     moves = np.concatenate([scene.moves, np.zeros(len(scene.memory), bool)])
-    behind_now = (scene.pixels >= 0) & is_behind(scene.ranges, scene.image.ravel()[scene.pixels])
+    behind_now = _behind_now(scene.ranges, scene.pixels, scene.image.ravel())
 
     shape = (len(poses), len(points))
     ranges, pixels = np.empty(shape, np.float32), np.empty(shape, np.int32)
@@ -70,6 +69,17 @@ def candidates(
     return Candidates(
         points, velocity, moves, len(scene.xyz), visible, ranges, pixels, poses, horizons_s
     )
+
+
+@numba.njit(cache=True, nogil=True)
+def _behind_now(ranges: F32, pixels: NDArray[np.int32], image: F32) -> NDArray[np.bool_]:
+    """Which points (N,) are behind the nearest one in their pixel of an image (H * W,)."""
+    behind = np.zeros(len(ranges), np.bool_)
+    for n in range(len(ranges)):
+        if pixels[n] >= 0:
+            nearest = image[pixels[n]]
+            behind[n] = ranges[n] - nearest > max(BEHIND_M, BEHIND_SHARE * nearest)
+    return behind
 
 
 @numba.njit(cache=True, nogil=True)

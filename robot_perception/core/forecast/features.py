@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numba
 import numpy as np
@@ -43,6 +44,7 @@ class Features:
     pixel: NDArray[np.int32]
 
 
+@lru_cache(maxsize=8)
 def network_model(model: SensorModel) -> SensorModel:
     """The range image that the network works on: half of the columns."""
     return replace(model, columns=model.columns // 2)

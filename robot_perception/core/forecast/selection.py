@@ -76,8 +76,9 @@ class SelectorForecaster:
 
     @torch.inference_mode()
     def logits_on_cpu(self, image: F32) -> torch.Tensor:
-        """The same on the CPU, of features (C, H, W), the network's two branches in a thread each:
-        with PyTorch's own threads, a forward waits for the slowest at every layer."""
+        """The same on the CPU, of features (C, H, W), the network's two branches in a thread each,
+        and then the two halves of the image: with PyTorch's own threads, a forward waits for the
+        slowest at every layer."""
 
         def states() -> torch.Tensor:
             # A thread learns how many threads PyTorch may start for it by asking.
@@ -90,9 +91,18 @@ class SelectorForecaster:
         # A batch of one is told to have its channels last only if it was made one before the
         # channels went to the front.
         batch = torch.from_numpy(image.transpose(1, 2, 0))[None].permute(0, 3, 1, 2)
-        encoded = self._model.encoded(batch.to(self._dtype))
-        known = self._model.joined(*encoded, coming.result())
-        return self._model.at_patches(known).float()
+        fine, middle, coarse = self._model.encoded(batch.to(self._dtype))
+        middle = self._model.joined(middle, coarse, coming.result())
+
+        def part(first: int, last: int) -> torch.Tensor:
+            torch.get_num_threads()
+            with torch.inference_mode():
+                return self._model.rows(middle, fine, first, last).float()
+
+        rows = fine.shape[2]
+        upper = threads().submit(part, 0, rows // 2)
+        lower = part(rows // 2, rows)
+        return torch.cat([upper.result(), lower], 1)
 
     def select(self, scene: Scene, found: Candidates, model: SensorModel) -> list[Selected]:
         """The prediction of each horizon."""

@@ -72,7 +72,8 @@ class Selector(nn.Module):
 
     def trunk(self, image: Tensor) -> Tensor:
         """All but the head: what is known of each patch, (B, 24, H, W / 4)."""
-        return self.joined(*self.encoded(image), self.states(_sequence(image)))
+        fine, middle, coarse = self.encoded(image)
+        return self.refined(self.joined(middle, coarse, self.states(_sequence(image))), fine)
 
     def encoded(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All features at three scales."""
@@ -87,17 +88,28 @@ class Selector(nn.Module):
         states: Tensor = self.recur(seen.reshape(*steps.shape[:2], *seen.shape[1:]))
         return states
 
-    def joined(self, fine: Tensor, middle: Tensor, coarse: Tensor, states: Tensor) -> Tensor:
-        """What is known of each patch, (B, 24, H, W / 4), from `encoded` and `states`."""
+    def joined(self, middle: Tensor, coarse: Tensor, states: Tensor) -> Tensor:
+        """What is known at the middle scale, (B, 20, H / 2, W / 8), from `encoded` and `states`."""
         coarse = self.join(torch.cat([coarse, self.attend(coarse, states)], 1))
         coarse = coarse * torch.sigmoid(self.channel(coarse.mean((2, 3))))[:, :, None, None]
         maps = torch.cat([coarse.mean(1, keepdim=True), coarse.amax(1, keepdim=True)], 1)
         coarse = coarse * torch.sigmoid(self.spatial(maps))
         up = F.interpolate(coarse, size=middle.shape[2:], mode="nearest")
-        middle = self.squeeze(self.up_middle(torch.cat([up, middle], 1)))
+        known: Tensor = self.squeeze(self.up_middle(torch.cat([up, middle], 1)))
+        return known
+
+    def refined(self, middle: Tensor, fine: Tensor) -> Tensor:
+        """What is known of each patch, (B, 24, H, W / 4), from that at the middle scale."""
         up = F.interpolate(middle, size=fine.shape[2:], mode="nearest")
         known: Tensor = self.up_fine(torch.cat([up, fine], 1))
         return known
+
+    def rows(self, middle: Tensor, fine: Tensor, first: int, last: int) -> Tensor:
+        """The logits by patch of rows `first` to `last`, both even, from `joined` and `encoded`."""
+        # With what their convolution sees beside them.
+        above, below = max(first - 2, 0), min(last + 2, fine.shape[2])
+        known = self.refined(middle[:, :, above // 2 : below // 2], fine[:, :, above:below])
+        return self.at_patches(known[:, :, first - above : last - above])
 
 
 def shuffled(patches: Tensor) -> Tensor:
