@@ -9,12 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_perception.core.forecast.scene import Scene
-from robot_perception.core.range_image import (
-    BEHIND_M,
-    BEHIND_SHARE,
-    SensorModel,
-    look,
-)
+from robot_perception.core.range_image import SensorModel, is_behind, look
 from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, F64
 
@@ -77,8 +72,7 @@ def _behind_now(ranges: F32, pixels: NDArray[np.int32], image: F32) -> NDArray[n
     behind = np.zeros(len(ranges), np.bool_)
     for n in range(len(ranges)):
         if pixels[n] >= 0:
-            nearest = image[pixels[n]]
-            behind[n] = ranges[n] - nearest > max(BEHIND_M, BEHIND_SHARE * nearest)
+            behind[n] = is_behind(ranges[n], image[pixels[n]])
     return behind
 
 
@@ -120,4 +114,4 @@ def _find_visible(
                 beside = image[row, (column + offset) % columns]
                 if 0 < beside < nearest:
                     nearest = beside
-        visible[i] = ranges[i] - nearest <= max(BEHIND_M, BEHIND_SHARE * nearest)
+        visible[i] = not is_behind(ranges[i], nearest)

@@ -12,13 +12,7 @@ from numpy.typing import NDArray
 from robot_perception.core.forecast.flow import PastScan, Standing, standing, velocities
 from robot_perception.core.forecast.motion import Motion
 from robot_perception.core.forecast.warp import transform
-from robot_perception.core.range_image import (
-    BEHIND_M,
-    BEHIND_SHARE,
-    SensorModel,
-    look,
-    project,
-)
+from robot_perception.core.range_image import SensorModel, is_behind, look, project
 from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, F64, Scan
 
@@ -146,7 +140,7 @@ def _behind(ranges: F32, pixels: NDArray[np.int32], covering: F32, age_s: F32) -
         if pixels[n] < 0 or age_s[n] > MEMORY_S:
             continue
         nearest = covering[pixels[n]]
-        if nearest > 0 and ranges[n] - nearest > max(BEHIND_M, BEHIND_SHARE * nearest):
+        if nearest > 0 and is_behind(ranges[n], nearest):
             behind[count] = n
             count += 1
     return behind[:count]

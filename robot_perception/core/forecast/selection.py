@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -81,28 +83,19 @@ class SelectorForecaster:
         slowest at every layer."""
 
         def states() -> torch.Tensor:
-            # A thread learns how many threads PyTorch may start for it by asking.
-            torch.get_num_threads()
             steps = torch.from_numpy(sequence(image))[:, None].permute(0, 1, 4, 2, 3)
-            with torch.inference_mode():
-                return self._model.states(steps.to(self._dtype))
+            return self._model.states(steps.to(self._dtype))
 
-        coming = threads().submit(states)
+        coming = _elsewhere(states)
         # A batch of one is told to have its channels last only if it was made one before the
         # channels went to the front.
         batch = torch.from_numpy(image.transpose(1, 2, 0))[None].permute(0, 3, 1, 2)
         fine, middle, coarse = self._model.encoded(batch.to(self._dtype))
         middle = self._model.joined(middle, coarse, coming.result())
-
-        def part(first: int, last: int) -> torch.Tensor:
-            torch.get_num_threads()
-            with torch.inference_mode():
-                return self._model.rows(middle, fine, first, last).float()
-
         rows = fine.shape[2]
-        upper = threads().submit(part, 0, rows // 2)
-        lower = part(rows // 2, rows)
-        return torch.cat([upper.result(), lower], 1)
+        upper = _elsewhere(lambda: self._model.rows(middle, fine, 0, rows // 2))
+        lower = self._model.rows(middle, fine, rows // 2, rows)
+        return torch.cat([upper.result(), lower], 1).float()
 
     def select(self, scene: Scene, found: Candidates, model: SensorModel) -> list[Selected]:
         """The prediction of each horizon."""
@@ -115,6 +108,18 @@ class SelectorForecaster:
             return _selected(found, h, choice[h], probability, model)
 
         return list(threads().map(of, range(len(choice))))
+
+
+def _elsewhere(compute: Callable[[], torch.Tensor]) -> Future[torch.Tensor]:
+    """What the network computes, in a thread of its own."""
+
+    def run() -> torch.Tensor:
+        # A thread learns how many threads PyTorch may start for it by asking.
+        torch.get_num_threads()
+        with torch.inference_mode():
+            return compute()
+
+    return threads().submit(run)
 
 
 def of_geometry(found: Candidates, model: SensorModel) -> list[Selected]:
