@@ -36,6 +36,7 @@ from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.tensors.recorded import Recorded
 from robot_perception.core.forecast.tensors.steps import TensorSteps
 from robot_perception.core.forecast.warp import predicted_poses
+from robot_perception.core.threads import limit_threads
 from robot_perception.core.types import Forecast, Odometry, Scan
 from robot_perception.pipeline.memory import steady_memory
 from robot_perception.pipeline.messages import rosbags_factory
@@ -204,7 +205,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # As the nodes do.
     steady_memory()
-    torch.set_num_threads(arguments.threads)
+    limit_threads(arguments.threads)
     device = torch.device(arguments.device)
     on_gpu = device.type == "cuda"
     wait = torch.cuda.synchronize if on_gpu else lambda: None

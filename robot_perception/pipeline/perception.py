@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from robot_perception.core.backbone import Backbone
@@ -22,6 +20,7 @@ from robot_perception.core.errors import InputRejected
 from robot_perception.core.forecast.forecaster import Forecaster
 from robot_perception.core.revisit.detector import RevisitDetector
 from robot_perception.core.segmentation.segmenter import Segmenter
+from robot_perception.core.threads import limit_threads
 from robot_perception.core.types import (
     U16,
     CameraInfo,
@@ -73,8 +72,6 @@ class Pipeline:
         on_device_fault: str = "drop",
         odom_frame: str = "odom",
     ) -> None:
-        # Threads that wait for a core that another process has make a forward ten times as slow.
-        torch.set_num_threads(torch_threads or max(1, (os.cpu_count() or 2) // 2))
         self.stopwatch = Stopwatch()
         self.guard = DeviceGuard(on_device_fault)
         self.poses = SensorPoses(odom_frame)
@@ -95,6 +92,8 @@ class Pipeline:
             self.detector = self._make_detector(checked(tasks.revisit))
         if tasks.forecast:
             self.forecaster = Forecaster(checked(tasks.forecast))
+        # Now that the libraries of all stages are there.
+        limit_threads(torch_threads)
 
     def step(
         self, frame: Frame, wanted: Collection[str] = TASKS, labels: U16 | None = None

@@ -12,6 +12,7 @@ from rclpy.clock import Clock, JumpThreshold
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
@@ -96,7 +97,9 @@ class PerceptionNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._labels = LabelsBuffer()
         try:
-            for stream in self._streams.values():
+            # Sensors last: subscriptions are announced in order, and who knows of a node's sensors
+            # knows then of all that its frames wait for.
+            for stream in sorted(self._streams.values(), key=lambda stream: stream.threaded):
                 stream.start()
         except Exception as error:
             self.get_logger().error(f"not activated: {error}")
@@ -175,7 +178,11 @@ class PerceptionNode(LifecycleNode):
         self._streams |= transforms.streams(self, self._step_small, self._max_bytes)
         if REVISIT in tasks and SEGMENTATION not in tasks and self._run.labels_wait_s > 0:
             self._add_stream(
-                "labels", "sensor_msgs/msg/Image", threaded=False, handle=self._take_labels
+                "labels",
+                "sensor_msgs/msg/Image",
+                threaded=False,
+                handle=self._take_labels,
+                qos=QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE),
             )
 
     def _add_stream(
@@ -184,10 +191,13 @@ class PerceptionNode(LifecycleNode):
         type_name: str,
         threaded: bool,
         handle: Callable[[Received], None] | None = None,
+        qos: QoSProfile = qos_profile_sensor_data,
     ) -> None:
         size = self._run.inbox_size if threaded else 1
         handle = handle or partial(self._handle, role, type_name)
-        self._streams[role] = Stream(self, role, type_name, handle, size, threaded, self._max_bytes)
+        self._streams[role] = Stream(
+            self, role, type_name, handle, size, threaded, self._max_bytes, qos
+        )
 
     def _deactivate(self) -> bool:
         self._active = False
@@ -305,10 +315,11 @@ class PerceptionNode(LifecycleNode):
         if pipeline is None or not self._active:
             return
         statuses = [s.status(self._run.stale_after_s) for s in self._streams.values()]
+        listened = self._outputs.subscribers() if self._outputs is not None else {}
         latency = diagnostics.latency_status(
             self.get_name(),
             pipeline.stopwatch.percentiles(),
-            {**pipeline.describe(), **pipeline.self_scores()},
+            {**pipeline.describe(), **pipeline.self_scores(), **listened},
         )
         faults, before = pipeline.guard.counts(), self._faults
         self._faults = faults

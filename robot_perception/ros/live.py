@@ -142,6 +142,8 @@ def run(
             names = ("perception",) if composed else TASKS
             if not wait_until_heard(node, executor, names, startup_s):
                 raise TimeoutError(f"no diagnostics of all nodes within {startup_s:.0f} s")
+            if not composed and not _wait_for_labels(executor, recorder, startup_s):
+                raise TimeoutError(f"revisit did not find the labels within {startup_s:.0f} s")
             start = time.monotonic()
             recorder.sent_at = player.sent_at
             for _ in player.play(source, rate):
@@ -164,6 +166,19 @@ def run(
         "diagnostics": recorder.diagnostics,
         "exit_codes": exit_codes,
     }
+
+
+def _wait_for_labels(
+    executor: SingleThreadedExecutor, recorder: Recorder, timeout_s: float
+) -> bool:
+    """True once segmentation knows that revisit, too, listens to its labels."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        values = recorder.diagnostics.get("segmentation: latency", {})
+        if int(values.get("subscribers of labels", 0)) >= 2:
+            return True
+        executor.spin_once(timeout_sec=0.05)
+    return False
 
 
 def _settle(executor: SingleThreadedExecutor, recorder: Recorder, quiet_s: float) -> None:

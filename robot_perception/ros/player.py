@@ -163,6 +163,8 @@ class Player:
         while waiting and time.monotonic() < end:
             self._executor.spin_once(timeout_sec=0.05)
             waiting = {name for name in waiting if stamp_ns not in self._acknowledged[name]}
+        for name in waiting:
+            self._node.get_logger().warning(f"{name} did not acknowledge {role} of {stamp_ns}")
         return len(waiting)
 
     def _run_clock(self, start_wall: float, start_ns: int, stamp_ns: int, rate: float) -> None:

@@ -40,6 +40,11 @@ class Publishers:
         """The tasks that somebody listens to."""
         return {task for (task, _), p in self._made.items() if p.get_subscription_count()}
 
+    def subscribers(self) -> dict[str, int]:
+        """How many listen to each topic that anybody listens to."""
+        counts = {name: p.get_subscription_count() for (_, name), p in self._made.items()}
+        return {f"subscribers of {name}": count for name, count in counts.items() if count}
+
     def publish(self, result: Result, frame: ImageFrame | Scan) -> None:
         """Publish what is wanted of `result`, which was made from `frame`."""
         task = outputs.task_of(result)

@@ -24,6 +24,7 @@ from robot_perception.wire.common import split_stamp
 from robot_perception.wire.motion import quaternion_of
 
 _DATATYPE_OF = {np.dtype(name): number for number, name in DATATYPES.items()}
+_ROWS = 4096
 _IMAGE_DTYPES = {"mono8": "u1", "8UC1": "u1", "mono16": "<u2", "16UC1": "<u2", "32FC1": "<f4"}
 
 
@@ -101,12 +102,14 @@ def encode_clouds(
 ) -> Any:
     """One cloud of several, one after the other, each as in `encode_cloud`; all have the fields of
     the first. An array without dimensions stands for all points of its part."""
-    columns = {name: parts[0][0].dtype for name in "xyz"}
+    columns = dict.fromkeys("xyz", np.dtype(np.float32))
     columns |= {name: values.dtype for name, values in parts[0][1].items()}
     for xyz, extra in parts:
-        if xyz.shape[1:] != (3,) or {**dict.fromkeys("xyz", xyz), **extra}.keys() != columns.keys():
-            raise ValueError(f"a cloud {xyz.shape} with {', '.join(extra)}")
-        for name, values in {"xyz": xyz[:, 0], **extra}.items():
+        if xyz.dtype != np.float32 or xyz.shape[1:] != (3,):
+            raise ValueError(f"a cloud {xyz.shape} {xyz.dtype}")
+        if {*"xyz", *extra} != columns.keys():
+            raise ValueError(f"a cloud with {', '.join(extra)}")
+        for name, values in extra.items():
             if values.dtype not in _DATATYPE_OF or values.shape not in ((len(xyz),), ()):
                 raise ValueError(f"column {name} is {values.shape} {values.dtype}")
     dtype = np.dtype([(name, d.newbyteorder("<")) for name, d in columns.items()], align=True)
@@ -116,12 +119,8 @@ def encode_clouds(
     points = np.zeros(count, dtype) if gaps else np.empty(count, dtype)
     start = 0
     for xyz, extra in parts:
-        part = points[start : start + len(xyz)]
+        _fill(points[start : start + len(xyz)], xyz, extra)
         start += len(xyz)
-        for i, name in enumerate("xyz"):
-            part[name] = xyz[:, i]
-        for name, values in extra.items():
-            part[name] = values
     fields = [
         make(
             "sensor_msgs/msg/PointField",
@@ -145,6 +144,20 @@ def encode_clouds(
         data=points.view(np.uint8),
         is_dense=all(bool(np.isfinite(xyz).all()) for xyz, _ in parts),
     )
+
+
+def _fill(points: NDArray[Any], xyz: F32, extra: dict[str, NDArray[Any]]) -> None:
+    """Write the columns of a cloud into `points` (N,), some rows at a time: from column to column
+    they stay in the cache."""
+    # Twelve bytes at once are faster than three floats.
+    positions = np.ndarray(len(points), "V12", points, 0, points.strides)
+    packed = np.ascontiguousarray(xyz, "<f4").view("V12")[:, 0]
+    for first in range(0, len(points), _ROWS):
+        rows = slice(first, first + _ROWS)
+        positions[rows] = packed[rows]
+        part = points[rows]
+        for name, values in extra.items():
+            part[name] = values[rows] if values.ndim else values
 
 
 def encode_scan(make: MessageFactory, scan: Scan) -> Any:

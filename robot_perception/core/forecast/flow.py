@@ -16,6 +16,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_perception.core.forecast.warp import transform
 from robot_perception.core.range_image import SensorModel, look
 from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, F64, U8
@@ -60,9 +61,8 @@ class Standing:
     cluster: NDArray[np.int32]
 
 
-def standing(xyz: F32) -> Standing:
-    """What stands above the ground among points (N, 3) of a level sensor."""
-    index, points = above_ground(xyz)
+def standing(index: NDArray[np.intp], points: F32) -> Standing:
+    """What stands above the ground: the `index` (K,) and the `points` (K, 3) of `above_ground`."""
     return Standing(index, points, _clusters(points))
 
 
@@ -74,13 +74,14 @@ def velocities(
     velocity, moves = np.zeros((count, 3), np.float32), np.zeros(count, bool)
     if not past:
         return velocity, moves
+    coming = [threads().submit(_distance_map, scan) for scan in past]
     size = np.bincount(stands.cluster)
     moving = np.bincount(stands.cluster[was_free(stands.points, past, model)], minlength=len(size))
     enough = may_move(size, moving)
     members = [np.flatnonzero(stands.cluster == name) for name in np.flatnonzero(enough)]
     if not members:
         return velocity, moves
-    maps = np.stack(list(threads().map(_distance_map, past)))
+    maps = np.stack([distances.result() for distances in coming])
     ages = np.array([scan.age_s for scan in past], np.float32)
     found = list(threads().map(lambda m: _best_velocity(stands.points[m], maps, ages), members))
     for those, best in zip(members, found, strict=True):
@@ -196,8 +197,7 @@ def connected(occupied: U8) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
 def _distance_map(scan: PastScan) -> F32:
     """Distance in m from each cell of the present's ground plan to what stood there in `scan`."""
     cells = int(2 * REACH_M / SCORE_CELL_M)
-    pose = scan.pose.astype(np.float32)
-    index = _cell(scan.stand @ pose[:3, :3].T + pose[:3, 3], np.float32(SCORE_CELL_M), cells)
+    index = _cell(transform(scan.stand, scan.pose), np.float32(SCORE_CELL_M), cells)
     empty = np.ones(cells * cells, np.uint8)
     empty[index[index >= 0]] = 0
     distance = cv2.distanceTransform(empty.reshape(cells, cells), cv2.DIST_L2, 3)

@@ -131,8 +131,7 @@ def _prepare(xyz: F32) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
     useful = small_gicp.PointCloud(_useful(xyz))
     cloud = small_gicp.voxelgrid_sampling(useful, _VOXEL_M, num_threads=1)
     tree = small_gicp.KdTree(cloud, num_threads=1)
-    # Each point's covariance for itself: the same with any number of threads.
-    small_gicp.estimate_covariances(cloud, tree, num_neighbors=10, num_threads=2)
+    small_gicp.estimate_covariances(cloud, tree, num_neighbors=10, num_threads=1)
     return cloud, tree
 
 

@@ -91,10 +91,12 @@ class SelectorForecaster:
         # channels went to the front.
         batch = torch.from_numpy(image.transpose(1, 2, 0))[None].permute(0, 3, 1, 2)
         fine, middle, coarse = self._model.encoded(batch.to(self._dtype))
-        middle = self._model.joined(middle, coarse, coming.result())
+        coarse = self._model.joined(coarse, coming.result())
         rows = fine.shape[2]
-        upper = _elsewhere(lambda: self._model.rows(middle, fine, 0, rows // 2))
-        lower = self._model.rows(middle, fine, rows // 2, rows)
+        # In the middle, or as near as ROWS allow.
+        half = rows // 2 // ROWS * ROWS
+        upper = _elsewhere(lambda: self._model.rows(coarse, middle, fine, 0, half))
+        lower = self._model.rows(coarse, middle, fine, half, rows)
         return torch.cat([upper.result(), lower], 1).float()
 
     def select(self, scene: Scene, found: Candidates, model: SensorModel) -> list[Selected]:
@@ -104,8 +106,7 @@ class SelectorForecaster:
         choice, near = decide(logits, seen.pixel, found, self.gate)
 
         def of(h: int) -> Selected:
-            probability = np.asarray(1 / (1 + np.exp(-near[h])), np.float32)
-            return _selected(found, h, choice[h], probability, model)
+            return _selected(found, h, choice[h], _probability(near[h]), model)
 
         return list(threads().map(of, range(len(choice))))
 
@@ -133,6 +134,14 @@ def of_geometry(found: Candidates, model: SensorModel) -> list[Selected]:
         return _selected(found, h, choice, probability, model)
 
     return list(threads().map(of, range(len(found.visible))))
+
+
+def _probability(logit: F32) -> F32:
+    """1 / (1 + exp(-logit)), without temporaries."""
+    probability = np.negative(logit)
+    np.exp(probability, out=probability)
+    probability += 1
+    return np.reciprocal(probability, out=probability)
 
 
 def _selected(

@@ -73,7 +73,7 @@ class Selector(nn.Module):
     def trunk(self, image: Tensor) -> Tensor:
         """All but the head: what is known of each patch, (B, 24, H, W / 4)."""
         fine, middle, coarse = self.encoded(image)
-        return self.refined(self.joined(middle, coarse, self.states(_sequence(image))), fine)
+        return self.refined(self.joined(coarse, self.states(_sequence(image))), middle, fine)
 
     def encoded(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All features at three scales."""
@@ -88,28 +88,39 @@ class Selector(nn.Module):
         states: Tensor = self.recur(seen.reshape(*steps.shape[:2], *seen.shape[1:]))
         return states
 
-    def joined(self, middle: Tensor, coarse: Tensor, states: Tensor) -> Tensor:
-        """What is known at the middle scale, (B, 20, H / 2, W / 8), from `encoded` and `states`."""
+    def joined(self, coarse: Tensor, states: Tensor) -> Tensor:
+        """What is known at the coarse scale, (B, 64, H / 4, W / 16), from `encoded`, `states`."""
         coarse = self.join(torch.cat([coarse, self.attend(coarse, states)], 1))
         coarse = coarse * torch.sigmoid(self.channel(coarse.mean((2, 3))))[:, :, None, None]
         maps = torch.cat([coarse.mean(1, keepdim=True), coarse.amax(1, keepdim=True)], 1)
-        coarse = coarse * torch.sigmoid(self.spatial(maps))
+        return coarse * torch.sigmoid(self.spatial(maps))
+
+    def refined(self, coarse: Tensor, middle: Tensor, fine: Tensor) -> Tensor:
+        """What is known of each patch, (B, 24, H, W / 4), from `joined` and `encoded`."""
+        return self.at_fine(self.at_middle(coarse, middle), fine)
+
+    def at_middle(self, coarse: Tensor, middle: Tensor) -> Tensor:
+        """What is known at the middle scale, (B, 20, H / 2, W / 8)."""
         up = F.interpolate(coarse, size=middle.shape[2:], mode="nearest")
         known: Tensor = self.squeeze(self.up_middle(torch.cat([up, middle], 1)))
         return known
 
-    def refined(self, middle: Tensor, fine: Tensor) -> Tensor:
-        """What is known of each patch, (B, 24, H, W / 4), from that at the middle scale."""
-        up = F.interpolate(middle, size=fine.shape[2:], mode="nearest")
-        known: Tensor = self.up_fine(torch.cat([up, fine], 1))
-        return known
+    def at_fine(self, known: Tensor, fine: Tensor) -> Tensor:
+        """What is known of each patch, from what is at the middle scale."""
+        up = F.interpolate(known, size=fine.shape[2:], mode="nearest")
+        refined: Tensor = self.up_fine(torch.cat([up, fine], 1))
+        return refined
 
-    def rows(self, middle: Tensor, fine: Tensor, first: int, last: int) -> Tensor:
-        """The logits by patch of rows `first` to `last`, both even, from `joined` and `encoded`."""
-        # With what their convolution sees beside them.
-        above, below = max(first - 2, 0), min(last + 2, fine.shape[2])
-        known = self.refined(middle[:, :, above // 2 : below // 2], fine[:, :, above:below])
-        return self.at_patches(known[:, :, first - above : last - above])
+    def rows(self, coarse: Tensor, middle: Tensor, fine: Tensor, first: int, last: int) -> Tensor:
+        """The logits by patch of rows `first` to `last`, multiples of 4, from `joined` and
+        `encoded`."""
+        # With what their convolutions see beside them.
+        above, below = max(first - 4, 0) // 2, min(last + 4, fine.shape[2]) // 2
+        known = self.at_middle(coarse[:, :, above // 2 : below // 2], middle[:, :, above:below])
+        top, bottom = max(first - 2, 0), min(last + 2, fine.shape[2])
+        known = known[:, :, top // 2 - above : bottom // 2 - above]
+        refined = self.at_fine(known, fine[:, :, top:bottom])
+        return self.at_patches(refined[:, :, first - top : last - top])
 
 
 def shuffled(patches: Tensor) -> Tensor:
