@@ -13,6 +13,7 @@ from robot_perception.core.errors import InputRejected
 from robot_perception.core.forecast.atppnet import ATPPNet
 from robot_perception.core.forecast.forecaster import Forecaster
 from robot_perception.core.forecast.motion import MotionEstimator, exp_se3, log_se3
+from robot_perception.core.forecast.sensor import image_columns
 from robot_perception.core.forecast.warp import cloud_at_horizon, transform
 from robot_perception.core.metrics import chamfer_m2
 from robot_perception.core.range_image import (
@@ -171,12 +172,15 @@ def test_the_warp_beats_repeating_on_a_real_drive() -> None:
     if not path.is_dir():
         pytest.skip(f"no recording at {path}")
     scans = [i.frame for i in open_recording(path).frames() if isinstance(i.frame, Scan)][:12]
-    forecaster = Forecaster(ForecastConfig())
+    forecaster = Forecaster(ForecastConfig(device="cpu"))
     forecasts = [forecaster.step(scan) for scan in scans[:7]]
     last, truth = forecasts[-1], scans[11].xyz
     assert last is not None
     assert chamfer_m2(cloud_at_horizon(last, 4), truth) < 0.5 * chamfer_m2(scans[6].xyz, truth)
     assert transform(scans[0].xyz, np.eye(4)).dtype == np.float32
+    # A CPU has half the columns, unless told otherwise.
+    assert forecaster.sensor_model is not None and forecaster.sensor_model.columns == 1024
+    assert image_columns(ForecastConfig(device="cpu", columns=2048)) == 2048
 
 
 def test_a_ground_robot_does_not_go_on_pitching_but_a_tilted_sensor_goes_on_sinking() -> None:

@@ -21,7 +21,7 @@ from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.parameter_client import AsyncParameterClient  # noqa: E402
-from rclpy.qos import qos_profile_sensor_data  # noqa: E402
+from rclpy.qos import ReliabilityPolicy, qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import Image, PointCloud2  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
@@ -118,6 +118,10 @@ class Peer:
         values = self.status.get(name, {})
         keys = ("received", "processed", "dropped", "rejected", "pending")
         return {key: int(values.get(key, 0)) for key in keys}
+
+    def subscribers(self, name: str, topic: str) -> int:
+        """How many subscribers of a topic the node itself knows."""
+        return int(self.status.get(f"{name}: latency", {}).get(f"subscribers of {topic}", 0))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -284,8 +288,10 @@ def test_segmentation_and_revisit_share_labels_and_save_a_map(peer: Peer, tmp_pa
         edges = peer.collect(DiagnosticArray, "/revisit/revisit")
         processed = peer.collect(Header, "/revisit/processed", 50)
         peer.until(lambda: images.get_subscription_count() == 2, _START_S)
-        peer.until(lambda: peer.node.count_subscribers("/segmentation/labels") == 1, _START_S)
+        peer.until(lambda: peer.subscribers("segmentation", "labels") == 1, _START_S)
         peer.heard_by("segmentation", "revisit")
+        (labels,) = peer.node.get_subscriptions_info_by_topic("/segmentation/labels")
+        assert labels.qos_profile.reliability == ReliabilityPolicy.RELIABLE
         rng = np.random.default_rng(0)
         for i in range(3):
             blocks = rng.integers(0, 255, (12, 16, 3), np.uint8)

@@ -28,6 +28,7 @@ from robot_perception.wire import (
     decode_odometry,
     encode_array_image,
     encode_cloud,
+    encode_clouds,
     encode_frame,
     encode_rgb,
     header,
@@ -662,6 +663,25 @@ def test_decode_of_encode_is_the_same(index: int) -> None:
     # The same through the bytes of a recording.
     again = TYPESTORE.deserialize_cdr(serialize(message), type_name)
     same(decode(again, type_name), frame)
+
+
+def test_clouds_of_several_parts() -> None:
+    """Longer than what is copied at a time, none, one value for all points, and a field of its own
+    size."""
+    parts = []
+    for i, count in enumerate((10_001, 0, 3)):
+        xyz = rng().random((count, 3), np.float32)
+        kinds = rng().integers(0, 255, count, np.uint8)
+        parts.append((xyz, {"horizon": np.asarray(i, np.float32), "kind": kinds}))
+    message = encode_clouds(MAKE, 0, "lidar", parts)
+    layout = [("xyz", "<f4", 3), ("horizon", "<f4"), ("kind", "u1"), ("gap", "u1", 3)]
+    values = message.data.view(layout)
+    np.testing.assert_array_equal(values["xyz"], np.concatenate([xyz for xyz, _ in parts]))
+    np.testing.assert_array_equal(values["kind"], np.concatenate([e["kind"] for _, e in parts]))
+    assert np.bincount(values["horizon"].astype(int)).tolist() == [10_001, 0, 3]
+    assert not values["gap"].any() and message.is_dense
+    with pytest.raises(ValueError, match="float64"):
+        encode_cloud(MAKE, 0, "", np.zeros((2, 3)))
 
 
 def test_encoded_scan_is_decoded_without_a_copy() -> None:

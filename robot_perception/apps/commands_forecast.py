@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -87,6 +88,8 @@ def train_forecast(
         raise ValueError("pre-training and search are for the network ours")
     chosen = load_tasks(config, settings or (), ["forecast"]).forecast
     assert chosen is not None
+    # Whatever trains it, the same samples: their size may be that of a GPU.
+    chosen = replace(chosen, columns=chosen.columns or 2048)
     augmentation = Augmentation((1, *(speedup or ())), (1, *(thin or ())), scan_dropout, pose_noise)
     training = TrainingConfig(
         epochs=epochs,

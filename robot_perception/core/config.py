@@ -178,7 +178,9 @@ class ForecastConfig:
     period_s: float = param(0.1, "time between the predicted scans", unit="s", low=0.01, high=1.0)
     past: int = param(5, "scans the network looks back on", low=1, high=50)
     beams: int = param(64, "rows of the range image", low=4, high=256)
-    columns: int = param(2048, "columns of the range image", low=64, high=8192)
+    columns: int = param(
+        0, "columns of the range image; 0: 2048 on a GPU, 1024 on a CPU", low=0, high=8192
+    )
     elevations_rad: tuple[float, ...] = param(
         (), "elevation of each row, top first; empty: found in the first scans", unit="rad"
     )

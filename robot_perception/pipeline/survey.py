@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected
+from robot_perception.core.forecast.sensor import image_columns
 from robot_perception.core.lidar_pattern import LidarPattern, find_pattern
 from robot_perception.core.types import CameraInfo, Frame, ImageFrame, Scan
 from robot_perception.pipeline.perception import FORECAST, REVISIT, SEGMENTATION, Pipeline, Tasks
@@ -94,7 +96,7 @@ def proposal(found: Survey) -> dict[str, Any]:
     far = max(float(np.linalg.norm(scan.xyz, axis=1).max()) for scan in found.scans)
     proposed: dict[str, Any] = {
         "forecast.beams": pattern.beams,
-        "forecast.columns": pattern.columns,
+        "forecast.columns": min(pattern.columns, image_columns(ForecastConfig())),
         # Once measured, it does not depend on what the first scan happens to see.
         "forecast.elevations_rad": [round(float(e), 5) for e in pattern.elevations_rad],
         "forecast.max_range_m": float(np.ceil(min(max(far, 20.0), 200.0) / 5) * 5),

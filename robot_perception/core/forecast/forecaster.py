@@ -16,7 +16,7 @@ from robot_perception.core.forecast.network import NetworkForecaster
 from robot_perception.core.forecast.scene import alone
 from robot_perception.core.forecast.selection import Selected, SelectorForecaster, of_geometry
 from robot_perception.core.forecast.selfscore import SelfScorer
-from robot_perception.core.forecast.sensor import SensorFinder
+from robot_perception.core.forecast.sensor import SensorFinder, image_columns
 from robot_perception.core.forecast.steps import Loops, Proposal, Steps
 from robot_perception.core.forecast.tensors.steps import TensorSteps
 from robot_perception.core.forecast.warp import predicted_poses
@@ -78,7 +78,7 @@ class Forecaster:
         """Compile and load what steps need, on a round room with a thing that moves; `reset`."""
         if self._config in _WARM:
             return
-        beams, columns = self._config.beams, self._config.columns
+        beams, columns = self._config.beams, image_columns(self._config)
         low, high = np.deg2rad([-25.0, 2.0])
         room = SensorModel(np.linspace(high, low, beams), columns, 0.0, np.inf)
         for i in range(self._config.past + 1):

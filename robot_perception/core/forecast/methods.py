@@ -19,6 +19,7 @@ from robot_perception.core.forecast.network import load_atppnet, predict_images
 from robot_perception.core.forecast.scene import Scene
 from robot_perception.core.forecast.selection import SelectorForecaster
 from robot_perception.core.forecast.selector import Selector
+from robot_perception.core.forecast.sensor import image_columns
 from robot_perception.core.forecast.warp import transform
 from robot_perception.core.range_image import SensorModel, project, unproject
 from robot_perception.core.types import F32, F64
@@ -52,7 +53,7 @@ def method(name: str, config: ForecastConfig, checkpoint: str) -> Predict:
 
 def gmac(name: str, config: ForecastConfig) -> float:
     """Multiply-accumulates of the method's network, in 10^9, for one forecast."""
-    rows, columns = config.beams, config.columns // 2
+    rows, columns = config.beams, image_columns(config) // 2
     model: torch.nn.Module
     if name == "ours":
         model, inputs = Selector(), torch.zeros(1, CHANNELS, rows, columns)
@@ -129,7 +130,7 @@ def _ours(network: SelectorForecaster) -> Predict:
 
 def _atppnet(config: ForecastConfig, warped: bool) -> Predict:
     # Of the size that `network_model` makes.
-    network, device = load_atppnet(replace(config, columns=config.columns // 2))
+    network, device = load_atppnet(replace(config, columns=image_columns(config) // 2))
 
     def predict(state: State) -> list[F32]:
         model = network_model(state.model)

@@ -9,6 +9,7 @@ from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import WeightsRejected
 from robot_perception.core.forecast.atppnet import COLUMNS, ROWS, STEPS, ATPPNet
 from robot_perception.core.forecast.atppnet_weights import load_weights
+from robot_perception.core.forecast.sensor import image_columns
 from robot_perception.core.range_image import SensorModel, unproject
 from robot_perception.core.types import F32, Forecast, Scan
 from robot_perception.core.weights import pick_device, resolve
@@ -27,7 +28,7 @@ def load_atppnet(config: ForecastConfig) -> tuple[ATPPNet, torch.device]:
             "atppnet)"
         )
     check_steps(config)
-    rows, columns = len(config.elevations_rad) or config.beams, config.columns
+    rows, columns = len(config.elevations_rad) or config.beams, image_columns(config)
     if rows % ROWS or columns % COLUMNS:
         raise ValueError(
             f"ATPPNet needs beams in multiples of {ROWS} and columns of {COLUMNS}: its range image "

@@ -21,6 +21,7 @@ from robot_perception.core.forecast.decide import collect, decide
 from robot_perception.core.forecast.features import HORIZONS, features, network_model, sequence
 from robot_perception.core.forecast.scene import Scene
 from robot_perception.core.forecast.selector import COLUMNS, ROWS, Selector, folded
+from robot_perception.core.forecast.sensor import image_columns
 from robot_perception.core.precision import pick_dtype
 from robot_perception.core.range_image import SensorModel, look
 from robot_perception.core.threads import threads
@@ -57,7 +58,7 @@ class SelectorForecaster:
     def __init__(self, config: ForecastConfig) -> None:
         if config.horizons > HORIZONS:
             raise ValueError(f"the network was trained for {HORIZONS} horizons at most")
-        if config.beams % ROWS or config.columns % (2 * COLUMNS):
+        if config.beams % ROWS or image_columns(config) % (2 * COLUMNS):
             raise ValueError(
                 f"the network needs beams in multiples of {ROWS}, columns of {2 * COLUMNS}"
             )
