@@ -2,8 +2,8 @@
 
     python benchmarks/reliability/soak.py [--minutes 60] [--out DIR]
 
-The stages run in one process, with their inputs at the drive's own 10 Hz over DDS: a camera and a
-LiDAR as small as two cores keep up with, so that every frame goes all the way. Memory, threads and
+The stages run in one process, with their inputs at the drive's own 10 Hz over DDS: a small camera
+and LiDAR. What the machine does not keep up with is dropped and counted. Memory, threads and
 files of that process are read each second, latencies from its diagnostics. `--out` gets the figures
 (soak.json), what was read (soak_raw.json, kept up while it runs) and a plot (soak.png).
 """
