@@ -79,6 +79,7 @@ def train_forecast(
     """Train a forecaster, self-supervised, on recordings of any spinning LiDAR; can be resumed."""
     from robot_perception.apps.train import train_forecast as run
     from robot_perception.core.forecast.augment import Augmentation
+    from robot_perception.core.forecast.sensor import GPU_COLUMNS
     from robot_perception.core.forecast.training import TrainingConfig
     from robot_perception.pipeline.settings import load_tasks
 
@@ -89,7 +90,7 @@ def train_forecast(
     chosen = load_tasks(config, settings or (), ["forecast"]).forecast
     assert chosen is not None
     # Whatever trains it, the same samples: their size may be that of a GPU.
-    chosen = replace(chosen, columns=chosen.columns or 2048)
+    chosen = replace(chosen, columns=chosen.columns or GPU_COLUMNS)
     augmentation = Augmentation((1, *(speedup or ())), (1, *(thin or ())), scan_dropout, pose_noise)
     training = TrainingConfig(
         epochs=epochs,

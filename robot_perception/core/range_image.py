@@ -48,11 +48,6 @@ class SensorModel:
     def rows(self) -> int:
         return len(self.elevations_rad)
 
-    @property
-    def limits(self) -> tuple[np.float32, np.float32]:
-        """The nearest and the farthest range."""
-        return np.float32(self.min_range_m), np.float32(self.max_range_m)
-
     @cached_property
     def boundaries(self) -> F64:
         """(H + 1,) elevations between the rows, the outer ones half a beam beyond, ascending."""
@@ -114,8 +109,9 @@ def look(
         image = np.zeros((model.rows, model.columns), np.float32)
     count = len(xyz)
     ranges, pixels = out or (np.empty(count, np.float32), np.empty(count, np.int32))
+    limits = (np.float32(model.min_range_m), np.float32(model.max_range_m))
     draw_points(
-        *(xyz, matrix.astype(np.float32), *model.slopes, model.limits, image.shape),
+        *(xyz, matrix.astype(np.float32), *model.slopes, limits, image.shape),
         *(ranges, pixels, image.reshape(-1)),
     )
     return image, ranges, pixels

@@ -33,7 +33,7 @@ from robot_perception.pipeline.perception import TASKS, Tasks
 from robot_perception.pipeline.sinks import McapSink
 from robot_perception.pipeline.sources import open_recording
 from robot_perception.ros.messages import message_class
-from robot_perception.ros.player import Player, wait_until_heard
+from robot_perception.ros.player import Player, spin_until, wait_until_heard
 
 _ROLES = {"segmentation": "image", "revisit": "image", "forecast": "points"}
 # No frame may be given up in a run that is compared with the offline pipeline.
@@ -142,7 +142,9 @@ def run(
             names = ("perception",) if composed else TASKS
             if not wait_until_heard(node, executor, names, startup_s):
                 raise TimeoutError(f"no diagnostics of all nodes within {startup_s:.0f} s")
-            if not composed and not _wait_for_labels(executor, recorder, startup_s):
+            if not composed and not spin_until(
+                executor, lambda: _labels_are_heard(recorder), startup_s
+            ):
                 raise TimeoutError(f"revisit did not find the labels within {startup_s:.0f} s")
             start = time.monotonic()
             recorder.sent_at = player.sent_at
@@ -168,17 +170,10 @@ def run(
     }
 
 
-def _wait_for_labels(
-    executor: SingleThreadedExecutor, recorder: Recorder, timeout_s: float
-) -> bool:
-    """True once segmentation knows that revisit, too, listens to its labels."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        values = recorder.diagnostics.get("segmentation: latency", {})
-        if int(values.get("subscribers of labels", 0)) >= 2:
-            return True
-        executor.spin_once(timeout_sec=0.05)
-    return False
+def _labels_are_heard(recorder: Recorder) -> bool:
+    """Whether segmentation knows that revisit, too, listens to its labels."""
+    values = recorder.diagnostics.get("segmentation: latency", {})
+    return int(values.get("subscribers of labels", 0)) >= 2
 
 
 def _settle(executor: SingleThreadedExecutor, recorder: Recorder, quiet_s: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,18 @@ _LATCHED = "tf_static"
 _CLOCK_PERIOD_S = 0.01
 
 
+def spin_until(
+    executor: SingleThreadedExecutor, done: Callable[[], bool], timeout_s: float
+) -> bool:
+    """Spin until `done`; False if it is not within `timeout_s`."""
+    end = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() >= end:
+            return False
+        executor.spin_once(timeout_sec=0.05)
+    return True
+
+
 def wait_until_heard(
     node: Node, executor: SingleThreadedExecutor, names: Collection[str], timeout_s: float
 ) -> bool:
@@ -46,11 +58,9 @@ def wait_until_heard(
         missing.difference_update(status.name.partition(":")[0] for status in message.status)
 
     subscription = node.create_subscription(DiagnosticArray, "/diagnostics", take, 50)
-    end = time.monotonic() + timeout_s
-    while missing and time.monotonic() < end:
-        executor.spin_once(timeout_sec=0.05)
+    heard = spin_until(executor, lambda: not missing, timeout_s)
     node.destroy_subscription(subscription)
-    return not missing
+    return heard
 
 
 @dataclass(frozen=True)
@@ -109,12 +119,11 @@ class Player:
 
     def wait_for_consumers(self, roles: dict[str, int], timeout_s: float) -> bool:
         """True once each role has at least that many consumers."""
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            if all(len(self.consumers(role)) >= count for role, count in roles.items()):
-                return True
-            self._executor.spin_once(timeout_sec=0.05)
-        return False
+
+        def there() -> bool:
+            return all(len(self.consumers(role)) >= count for role, count in roles.items())
+
+        return spin_until(self._executor, there, timeout_s)
 
     def play(self, recording: Recording, rate: float, timeout_s: float = 60.0) -> Iterator[Frame]:
         """Publish all frames, yielding each once it is out; `summary` tells how it went.

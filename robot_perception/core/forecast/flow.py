@@ -61,8 +61,9 @@ class Standing:
     cluster: NDArray[np.int32]
 
 
-def standing(index: NDArray[np.intp], points: F32) -> Standing:
-    """What stands above the ground: the `index` (K,) and the `points` (K, 3) of `above_ground`."""
+def standing(xyz: F32) -> Standing:
+    """What stands above the ground among points (N, 3) of a level sensor."""
+    index, points = above_ground(xyz)
     return Standing(index, points, _clusters(points))
 
 

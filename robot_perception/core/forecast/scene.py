@@ -9,16 +9,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_perception.core.forecast.flow import (
-    PastScan,
-    Standing,
-    above_ground,
-    standing,
-    velocities,
-)
+from robot_perception.core.forecast.flow import PastScan, Standing, standing, velocities
 from robot_perception.core.forecast.motion import Motion
 from robot_perception.core.forecast.warp import transform
-from robot_perception.core.projection import draw_points
 from robot_perception.core.range_image import SensorModel, is_behind, look, project
 from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, F64, Scan
@@ -62,33 +55,7 @@ class Observed:
 
 def observe(scan: Scan, model: SensorModel) -> Observed:
     """What can be said of `scan` without those before."""
-    image = np.zeros((model.rows, model.columns), np.float32)
-    count = len(scan.xyz)
-    ranges, pixels = np.empty(count, np.float32), np.empty(count, np.int32)
-    here = np.eye(4, dtype=np.float32)
-    stands = _draw_and_stand(
-        *(scan.xyz, here, *model.slopes, model.limits, image.shape),
-        *(ranges, pixels, image.reshape(-1)),
-    )
-    return Observed(scan, model, image, ranges, pixels, standing(*stands))
-
-
-@numba.njit(cache=True, nogil=True)
-def _draw_and_stand(
-    xyz: F32,
-    matrix: F32,
-    slopes: F32,
-    table: NDArray[np.int32],
-    limits: tuple[np.float32, np.float32],
-    shape: tuple[int, int],
-    ranges: F32,
-    pixels: NDArray[np.int32],
-    image: F32,
-) -> tuple[NDArray[np.intp], F32]:
-    """`draw_points` and `above_ground` in one go: between two calls Python's lock would be waited
-    for, which the registration of the scan holds meanwhile."""
-    draw_points(xyz, matrix, slopes, table, limits, shape, ranges, pixels, image)
-    return above_ground(xyz)
+    return Observed(scan, model, *look(scan.xyz, np.eye(4), model), standing(scan.xyz))
 
 
 def alone(scan: Scan, motion: Motion, model: SensorModel) -> Scene:

@@ -11,13 +11,14 @@ from robot_perception.core.weights import pick_device
 
 # The robot pitches: what is just outside of the image now may be inside then.
 _MARGIN_RAD = float(np.deg2rad(1.0))
+GPU_COLUMNS, CPU_COLUMNS = 2048, 1024
 
 
 def image_columns(config: ForecastConfig) -> int:
     """The columns of the range image: on a CPU half of what a GPU has time for, unless set."""
     if config.columns:
         return config.columns
-    return 2048 if pick_device(config.device).type == "cuda" else 1024
+    return GPU_COLUMNS if pick_device(config.device).type == "cuda" else CPU_COLUMNS
 
 
 class SensorFinder:
