@@ -18,8 +18,20 @@ from robot_perception.core.forecast.choice import at_pixels, choose, default, ne
 from robot_perception.core.forecast.dataset import load_sample, samples
 from robot_perception.core.forecast.decide import decide
 from robot_perception.core.forecast.evaluate import evaluate
-from robot_perception.core.forecast.features import CHANNELS, UNSEEN, features, network_model
-from robot_perception.core.forecast.flow import PastScan, standing, velocities
+from robot_perception.core.forecast.features import (
+    CHANNELS,
+    UNSEEN,
+    features,
+    network_model,
+    sequence,
+)
+from robot_perception.core.forecast.flow import (
+    PastScan,
+    compare,
+    nearest_around,
+    standing,
+    velocities,
+)
 from robot_perception.core.forecast.forecaster import Forecaster
 from robot_perception.core.forecast.measures import measure, truth
 from robot_perception.core.forecast.methods import gmac
@@ -28,7 +40,7 @@ from robot_perception.core.forecast.pretraining import hidden_tiles, pretrain, w
 from robot_perception.core.forecast.resume import Epoch
 from robot_perception.core.forecast.scene import Scene, SceneBuilder, observe
 from robot_perception.core.forecast.selection import SelectorForecaster, bundled_weights
-from robot_perception.core.forecast.selector import Selector, shuffled
+from robot_perception.core.forecast.selector import Selector, sequence_in, shuffled
 from robot_perception.core.forecast.selfscore import SelfScorer
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.training import TrainingConfig, save_weights, train
@@ -86,9 +98,9 @@ def test_velocity_of_a_moving_car_and_of_a_standing_one() -> None:
     for age in (0.2, 0.4):
         xyz = np.concatenate([_floor(), _box(12 - true[0] * age, 6 - true[1] * age), _box(8, -7)])
         image, _, _ = look(xyz, np.eye(4), model)
-        past.append(PastScan(xyz, standing(xyz).points, image, np.eye(4), age))
+        past.append(PastScan(xyz, standing(xyz).points, nearest_around(image), np.eye(4), age))
     now = np.concatenate([_floor(), _box(12, 6), _box(8, -7)])
-    found, moves = velocities(len(now), standing(now), past, model)
+    found, moves = velocities(len(now), standing(now), compare(standing(now), past, model))
     np.testing.assert_array_equal(moves, found.any(axis=1))
     floor, moving, parked = np.split(found, [len(_floor()), len(_floor()) + 5000])
     np.testing.assert_allclose(np.median(moving[:, :2], axis=0), true, atol=0.4)
@@ -152,7 +164,19 @@ def test_its_parts_side_by_side_are_the_network(rows: int) -> None:
     image = image.transpose(2, 0, 1)
     expected = network.logits(torch.from_numpy(image)[None])
     assert expected.std() > 0.1
-    torch.testing.assert_close(network.logits_on_cpu(image), expected, atol=1e-4, rtol=1e-4)
+    steps = sequence_in(torch.from_numpy(image)[None])[:, 0].permute(0, 2, 3, 1).numpy()
+    found = network.logits_on_cpu(image, network.states(steps))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_the_recurrence_sees_is_in_the_features(scene: tuple[Scene, SensorModel]) -> None:
+    known, model = scene
+    found = candidates(known, predicted_poses(known.twist, HORIZONS), HORIZONS, model)
+    image = features(known, found, network_model(model)).image
+    steps = torch.from_numpy(sequence(known.image, known.past, network_model(model)))
+    assert (steps[:, ..., 1] != 0).any() and (steps[:, ..., 2].sum((1, 2)) > 1000).all()
+    trained = sequence_in(torch.from_numpy(image)[None])[:, 0]
+    torch.testing.assert_close(steps.permute(0, 3, 1, 2), trained, atol=0, rtol=0)
 
 
 def test_choice_needs_a_lead_over_geometry() -> None:
@@ -325,9 +349,7 @@ def test_live_scores_make_a_bad_network_step_aside(drive: list[Scan], tmp_path: 
 
 def test_scores_of_a_forecast_whose_future_never_comes_are_not_made(drive: list[Scan]) -> None:
     scorer = SelfScorer(HORIZONS)
-    poses = np.broadcast_to(np.eye(4), (5, 4, 4))
-    clouds = [drive[0].xyz] * 5
-    scorer.add_forecast(drive[0], clouds, clouds, poses)
+    scorer.add_forecast(drive[0], drive[0].xyz, drive[0].xyz, np.eye(4))
     late = replace(drive[1], stamp_ns=drive[0].stamp_ns + 10**10)
     scorer.add_scan(late, _model())
     assert np.isnan(scorer.means()["forecast"]["chamfer_m2"]).all()

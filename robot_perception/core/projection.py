@@ -89,12 +89,15 @@ def draw_points(
             sides[n] = column if inside else -_ONE
         for n in range(count):
             slope = rises[n]
-            above = table[min(np.int32((slope - lowest) * per_slope), top)]
-            above += np.int32(slope > slopes[above])
+            # Indices without a sign: else each is asked whether it counts from the end.
+            above = table[np.uint32(min(np.int32((slope - lowest) * per_slope), top))]
+            above += np.int32(slope > slopes[np.uint32(above)])
             at = (last - above) * columns + sides[n]
             ranges[first + n] = reaches[n]
             pixels[first + n] = at if sides[n] >= 0 else -_ONE
         for n in range(first, first + count):
-            at = pixels[n]
-            if at >= 0 and (image[at] == 0 or ranges[n] < image[at]):
-                image[at] = ranges[n]
+            if pixels[n] >= 0:
+                at, reach = np.uint32(pixels[n]), ranges[n]
+                before = image[at]
+                # Written in any case: a branch would be guessed wrong too often.
+                image[at] = reach if before == _ZERO or reach < before else before

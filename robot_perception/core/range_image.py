@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numba
 import numpy as np
@@ -19,6 +20,8 @@ from scipy.signal import find_peaks
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.projection import draw_points
 from robot_perception.core.types import F32, F64, I32, U16
+
+Lens: TypeAlias = tuple[F32, I32, tuple[np.float32, np.float32], tuple[int, int]]
 
 _HERE: F64 = np.eye(4)
 _TABLE = 2048
@@ -109,12 +112,14 @@ def look(
         image = np.zeros((model.rows, model.columns), np.float32)
     count = len(xyz)
     ranges, pixels = out or (np.empty(count, np.float32), np.empty(count, np.int32))
-    limits = (np.float32(model.min_range_m), np.float32(model.max_range_m))
-    draw_points(
-        *(xyz, matrix.astype(np.float32), *model.slopes, limits, image.shape),
-        *(ranges, pixels, image.reshape(-1)),
-    )
+    draw_points(xyz, matrix.astype(np.float32), *lens(model), ranges, pixels, image.reshape(-1))
     return image, ranges, pixels
+
+
+def lens(model: SensorModel) -> Lens:
+    """What `draw_points` has to know of a sensor."""
+    limits = (np.float32(model.min_range_m), np.float32(model.max_range_m))
+    return *model.slopes, limits, (model.rows, model.columns)
 
 
 def unproject(ranges: F32, model: SensorModel) -> F32:

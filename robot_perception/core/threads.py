@@ -12,8 +12,9 @@ from threadpoolctl import ThreadpoolController
 
 @cache
 def threads() -> ThreadPoolExecutor:
-    """As many as there are cores. A task must not wait for another one of them."""
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="step")
+    """One more than there are cores, so that a long task does not hold up short ones. A task must
+    not wait for another one of them."""
+    return ThreadPoolExecutor((os.cpu_count() or 1) + 1, thread_name_prefix="step")
 
 
 def limit_threads(of_torch: int = 0) -> None:

@@ -52,11 +52,14 @@ def candidates(
     ranges, pixels = np.empty(shape, np.float32), np.empty(shape, np.int32)
     visible = np.empty(shape, bool)
 
+    those = np.flatnonzero(moves)
+
     def see(h: int) -> None:
         inverse = np.asarray(np.linalg.inv(poses[h]), np.float64)
         moved = points
-        if moves.any():
-            moved = _moved(points, velocity, np.float32(horizons_s[h]))
+        if len(those):
+            moved = points.copy()
+            moved[those] = _moved(points[those], velocity[those], np.float32(horizons_s[h]))
         image, _, _ = look(moved, inverse, model, (ranges[h], pixels[h]))
         _find_visible(image, ranges[h], pixels[h], behind_now, visible[h])
 
@@ -72,7 +75,7 @@ def _behind_now(ranges: F32, pixels: NDArray[np.int32], image: F32) -> NDArray[n
     behind = np.zeros(len(ranges), np.bool_)
     for n in range(len(ranges)):
         if pixels[n] >= 0:
-            behind[n] = is_behind(ranges[n], image[pixels[n]])
+            behind[n] = is_behind(ranges[n], image[np.uint32(pixels[n])])
     return behind
 
 
@@ -96,13 +99,13 @@ def _find_visible(
 ) -> None:
     """Which points (P,) are seen. What the sensor sees now, although it seems behind something,
     is no less visible then; the memory has to be uncovered by more than a gap between points."""
-    columns = image.shape[1]
+    columns = np.uint32(image.shape[1])
     flat = image.ravel()
     for i in range(len(ranges)):
         visible[i] = False
-        pixel = pixels[i]
-        if pixel < 0:
+        if pixels[i] < 0:
             continue
+        pixel = np.uint32(pixels[i])
         nearest = flat[pixel]
         if i < len(behind_now):
             if behind_now[i]:
@@ -110,8 +113,8 @@ def _find_visible(
                 continue
         else:
             row, column = pixel // columns, pixel % columns
-            for offset in range(-COVER, COVER + 1):
-                beside = image[row, (column + offset) % columns]
+            for offset in range(columns - COVER, columns + COVER + 1):
+                beside = image[row, (column + np.uint32(offset)) % columns]
                 if 0 < beside < nearest:
                     nearest = beside
         visible[i] = not is_behind(ranges[i], nearest)

@@ -53,9 +53,11 @@ def _decide(
     for i in range(len(pixel)):
         if pixel[i] < 0:
             continue
-        k = pixel[i] % PATCH
+        # Without a sign: else it is asked whether it counts from the end.
+        at = np.uint32(pixel[i])
+        k = at % np.uint32(PATCH)
         # All horizons at once: they lie together.
-        here = patches[pixel[i] // PATCH]
+        here = patches[at // np.uint32(PATCH)]
         for h in range(len(choice)):
             logits, seen = here[h], visible[h, i]
             if i >= observed:
@@ -107,8 +109,9 @@ def collect(
             xyz[n, k] = points[i, k] + velocity[i, k] * ahead
         chances[n], moving[n] = probability[i], moves[i]
         stays[n] = moves[i] and choice[i] == STAND
-        at = pixels[i]
-        if at >= 0 and not stays[n] and (image[at] == 0 or ranges[i] < image[at]):
-            image[at] = ranges[i]
+        if pixels[i] >= 0 and not stays[n]:
+            at = np.uint32(pixels[i])
+            before = image[at]
+            image[at] = ranges[i] if before == 0 or ranges[i] < before else before
         n += 1
     return xyz, chances, moving, stays

@@ -8,6 +8,7 @@ scans, all of them at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from robot_perception.core.forecast.warp import transform
 from robot_perception.core.range_image import SensorModel, look
 from robot_perception.core.threads import threads
-from robot_perception.core.types import F32, F64, U8
+from robot_perception.core.types import F32, F64, I32, U8
 
 REACH_M = 50.0
 GROUND_CELL_M, ABOVE_GROUND_M, HIGHEST_M = 0.5, 0.3, 3.0
@@ -36,54 +37,69 @@ _SEARCH_MPS = ((1.0, 25.0), (0.25, 1.0), (0.06, 0.25))
 PER_MPS = np.float32(0.002)
 MIN_GAIN_M = 0.06
 MIN_SPEED_MPS = 0.4
-_AROUND = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
 class PastScan:
     """An earlier scan: its points (N, 3) and those that `stand` (K, 3) above the ground, in its own
-    frame; its range `image` (H, W); its `pose` (4, 4) in the present sensor frame; its age."""
+    frame; the `nearest` range (H, W) around each pixel of its range image; its `pose` (4, 4) in the
+    present sensor frame; its age."""
 
     xyz: F32
     stand: F32
-    image: F32
+    nearest: F32
     pose: F64
     age_s: float
 
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """What stands above the ground in a scan: which of its points (K,), themselves (K, 3), and the
-    cluster (K,) of each, 0 for none."""
+    """What stands above the ground in a scan: which of its points (K,), and themselves (K, 3)."""
 
     index: NDArray[np.intp]
     points: F32
-    cluster: NDArray[np.int32]
 
 
 def standing(xyz: F32) -> Standing:
     """What stands above the ground among points (N, 3) of a level sensor."""
-    index, points = above_ground(xyz)
-    return Standing(index, points, _clusters(points))
+    return Standing(*above_ground(xyz))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What is under way about points that stand (K, 3): which of them (K,) were free space, and, by
+    past scan, the distance to what stood there in it, and its age."""
+
+    free: Future[NDArray[np.bool_]]
+    maps: tuple[Future[F32], ...]
+    ages: F32
+
+
+def compare(stands: Standing, past: Sequence[PastScan], model: SensorModel) -> Comparison:
+    """Begin to compare what stands with past scans."""
+    return Comparison(
+        threads().submit(was_free, stands.points, past, model),
+        tuple(threads().submit(_distance_map, scan) for scan in past),
+        np.array([scan.age_s for scan in past], np.float32),
+    )
 
 
 def velocities(
-    count: int, stands: Standing, past: Sequence[PastScan], model: SensorModel
+    count: int, stands: Standing, compared: Comparison | None
 ) -> tuple[F32, NDArray[np.bool_]]:
     """Velocity (N, 3) in m/s of each of the `count` points of the present scan, in its frame, 0
     where it rests or is not known to move; and which of them (N,) move."""
     velocity, moves = np.zeros((count, 3), np.float32), np.zeros(count, bool)
-    if not past:
+    if compared is None:
         return velocity, moves
-    coming = [threads().submit(_distance_map, scan) for scan in past]
-    size = np.bincount(stands.cluster)
-    moving = np.bincount(stands.cluster[was_free(stands.points, past, model)], minlength=len(size))
+    cluster = _clusters(stands.points)
+    size = np.bincount(cluster)
+    moving = np.bincount(cluster[compared.free.result()], minlength=len(size))
     enough = may_move(size, moving)
-    members = [np.flatnonzero(stands.cluster == name) for name in np.flatnonzero(enough)]
+    members = [np.flatnonzero(cluster == name) for name in np.flatnonzero(enough)]
     if not members:
         return velocity, moves
-    maps = np.stack([distances.result() for distances in coming])
-    ages = np.array([scan.age_s for scan in past], np.float32)
+    maps, ages = np.stack([distances.result() for distances in compared.maps]), compared.ages
     found = list(threads().map(lambda m: _best_velocity(stands.points[m], maps, ages), members))
     for those, best in zip(members, found, strict=True):
         if best is not None:
@@ -101,38 +117,69 @@ def may_move(size: NDArray[np.intp], moving: NDArray[np.intp]) -> NDArray[np.boo
 
 def was_free(xyz: F32, past: Sequence[PastScan], model: SensorModel) -> NDArray[np.bool_]:
     """Which points (N, 3) of the present lie where one of the past scans looked through."""
-
-    def free(scan: PastScan) -> NDArray[np.bool_]:
-        # The nearest return around a pixel: an edge seen slightly beside it is not free space.
-        far = np.where(scan.image > 0, scan.image, np.float32(np.inf))
-        eroded = cv2.erode(far, _AROUND, borderType=cv2.BORDER_REPLICATE)
-        nearest = np.asarray(eroded, np.float32)
-        nearest[np.isinf(nearest)] = 0
+    free = np.zeros(len(xyz), bool)
+    for scan in past:
         _, ranges, pixels = look(xyz, np.asarray(np.linalg.inv(scan.pose)), model)
-        beyond = nearest.ravel()[pixels] > ranges + np.maximum(FREE_M, FREE_SHARE * ranges)
-        return np.asarray((pixels >= 0) & beyond)
-
-    return np.asarray(np.any(list(threads().map(free, past)), axis=0))
+        _find_free(ranges, pixels, scan.nearest.reshape(-1), free)
+    return free
 
 
 @numba.njit(cache=True, nogil=True)
-def _cell(xyz: F32, size_m: np.float32, cells: int) -> NDArray[np.int64]:
+def _find_free(
+    ranges: F32, pixels: NDArray[np.int32], nearest: F32, free: NDArray[np.bool_]
+) -> None:
+    """Which points (N,) are nearer than all that an earlier scan saw around their pixels."""
+    for i in range(len(ranges)):
+        if pixels[i] >= 0:
+            margin = max(FREE_M, FREE_SHARE * ranges[i])
+            free[i] |= nearest[np.uint32(pixels[i])] > ranges[i] + margin
+
+
+@numba.njit(cache=True, nogil=True)
+def nearest_around(image: F32) -> F32:
+    """The nearest range in each pixel of (H, W) and the eight around it, 0 where there is none: an
+    edge seen slightly beside it is not free space."""
+    rows, columns = image.shape
+    far = np.float32(np.inf)
+    along = np.empty((rows, columns), np.float32)
+    for i in range(rows):
+        for j in range(columns):
+            nearest = far
+            for k in range(max(j - 1, 0), min(j + 2, columns)):
+                if image[i, k] > 0:
+                    nearest = min(nearest, image[i, k])
+            along[i, j] = nearest
+    around = np.empty((rows, columns), np.float32)
+    for i in range(rows):
+        above, below = along[max(i - 1, 0)], along[min(i + 1, rows - 1)]
+        for j in range(columns):
+            nearest = min(along[i, j], above[j], below[j])
+            around[i, j] = nearest if nearest < far else np.float32(0)
+    return around
+
+
+@numba.njit(cache=True, nogil=True)
+def _cell(xyz: F32, size_m: np.float32, cells: int) -> I32:
     """Cell of the ground plan (N,), -1 out of reach."""
-    index = np.full(len(xyz), -1, np.int64)
+    index = np.empty(len(xyz), np.int32)
+    reach, side = np.float32(REACH_M), np.float32(cells)
     for i in range(len(xyz)):
-        a = int(np.floor((xyz[i, 0] + np.float32(REACH_M)) / size_m))
-        b = int(np.floor((xyz[i, 1] + np.float32(REACH_M)) / size_m))
-        if 0 <= a < cells and 0 <= b < cells:
-            index[i] = a * cells + b
+        a = np.floor((xyz[i, 0] + reach) / size_m)
+        b = np.floor((xyz[i, 1] + reach) / size_m)
+        inside = (a >= 0) & (a < side) & (b >= 0) & (b < side)
+        # What is outside may be beyond the integers.
+        a, b = a if inside else np.float32(0), b if inside else np.float32(0)
+        index[i] = np.int32(a) * np.int32(cells) + np.int32(b) if inside else np.int32(-1)
     return index
 
 
 @numba.njit(cache=True, nogil=True)
-def _lowest(index: NDArray[np.int64], xyz: F32, size: int) -> F32:
+def _lowest(index: I32, xyz: F32, size: int) -> F32:
     lowest = np.full(size, np.inf, np.float32)
     for i in range(len(index)):
-        if index[i] >= 0 and xyz[i, 2] < lowest[index[i]]:
-            lowest[index[i]] = xyz[i, 2]
+        if index[i] >= 0:
+            at = np.uint32(index[i])
+            lowest[at] = min(lowest[at], xyz[i, 2])
     return lowest
 
 
@@ -142,18 +189,16 @@ def above_ground(xyz: F32) -> tuple[NDArray[np.intp], F32]:
     and themselves (K, 3)."""
     cells = int(2 * REACH_M / GROUND_CELL_M)
     index = _cell(xyz, np.float32(GROUND_CELL_M), cells)
-    ground = _lowest_around(
-        _lowest_around(_lowest(index, xyz, cells * cells), cells, 1), cells, cells
-    )
+    lowest = _lowest(index, xyz, cells * cells)
+    ground = _lowest_around(lowest.reshape(cells, cells)).reshape(-1)
     stands = np.empty(len(xyz), np.intp)
-    count = 0
+    count = np.int64(0)
     for i in range(len(xyz)):
         if index[i] < 0:
             continue
-        height = np.float64(xyz[i, 2]) - np.float64(ground[index[i]])
-        if ABOVE_GROUND_M < height < HIGHEST_M:
-            stands[count] = i
-            count += 1
+        height = np.float64(xyz[i, 2]) - np.float64(ground[np.uint32(index[i])])
+        stands[count] = i
+        count += np.int64((height > ABOVE_GROUND_M) & (height < HIGHEST_M))
     points = np.empty((count, 3), np.float32)
     for k in range(count):
         points[k] = xyz[stands[k]]
@@ -161,15 +206,21 @@ def above_ground(xyz: F32) -> tuple[NDArray[np.intp], F32]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _lowest_around(lowest: F32, cells: int, step: int) -> F32:
-    """The lowest (cells * cells,) within two cells on either side, `step` apart in memory."""
-    around = np.empty_like(lowest)
-    for i in range(len(lowest)):
-        place = i // step % cells
-        nearest = lowest[i]
-        for offset in range(-min(2, place), min(2, cells - 1 - place) + 1):
-            nearest = min(nearest, lowest[i + offset * step])
-        around[i] = nearest
+def _lowest_around(lowest: F32) -> F32:
+    """The lowest (cells, cells) within two cells in both directions."""
+    cells = len(lowest)
+    along, around = np.empty_like(lowest), np.empty_like(lowest)
+    for i in range(cells):
+        row = lowest[i]
+        for j in range(2, cells - 2):
+            along[i, j] = min(row[j - 2], row[j - 1], row[j], row[j + 1], row[j + 2])
+        for j in (0, 1, cells - 2, cells - 1):
+            along[i, j] = row[max(j - 2, 0) : j + 3].min()
+    for i in range(cells):
+        a, b = along[max(i - 2, 0)], along[max(i - 1, 0)]
+        c, d = along[min(i + 1, cells - 1)], along[min(i + 2, cells - 1)]
+        for j in range(cells):
+            around[i, j] = min(a[j], b[j], along[i, j], c[j], d[j])
     return around
 
 
@@ -181,7 +232,9 @@ def _clusters(points: F32) -> NDArray[np.int32]:
     occupied = np.zeros(cells * cells + 1, np.uint8)
     occupied[index] = 1
     kept, names = connected(occupied[:-1].reshape(cells, cells))
-    return np.append(kept[names.ravel()], 0)[index].astype(np.int32)
+    cluster = kept.astype(np.int32)[names.reshape(-1)[index]]
+    cluster[index < 0] = 0
+    return cluster
 
 
 def connected(occupied: U8) -> tuple[NDArray[np.intp], NDArray[np.int32]]:

@@ -145,16 +145,17 @@ class Forecaster:
         if not scorer.due:
             scorer.skip()
             return self._chosen(scan, poses, selected, "ours")
-        geometry = proposed.by_geometry()
-        scorer.add_forecast(scan, [s.points for s in selected], [s.points for s in geometry], poses)
+        h = scorer.horizon
+        scorer.add_forecast(scan, selected[h].points, proposed.points_of_geometry(h), poses[h])
         if scorer.falls_back:
-            return self._chosen(scan, poses, geometry, "scene_flow")
+            return self._chosen(scan, poses, proposed.by_geometry(), "scene_flow")
         return self._chosen(scan, poses, selected, "ours")
 
     def _warped(self, scan: Scan, motion: Motion, model: SensorModel) -> Forecast:
         poses = predicted_poses(motion.twist, self._horizons)
         found = candidates(alone(scan, motion, model), poses, self._horizons, model)
-        forecast = self._chosen(scan, poses, of_geometry(found, model), "ego_warp")
+        selected = [of_geometry(found, h, model) for h in range(len(poses))]
+        forecast = self._chosen(scan, poses, selected, "ego_warp")
         # Nothing was asked about what moves.
         return replace(forecast, moving=None)
 

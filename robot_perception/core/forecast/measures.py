@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from robot_perception.core.forecast.flow import PastScan, was_free
+from robot_perception.core.forecast.flow import PastScan, nearest_around, was_free
 from robot_perception.core.range_image import SensorModel, is_behind, look, project
 from robot_perception.core.types import F32, F64
 
@@ -38,7 +38,7 @@ def truth(xyz: F32, before: F32, pose: F64, model: SensorModel) -> Truth:
     (H, W) of the last observed scan, was taken."""
     xyz = in_range(xyz, model)
     none = np.zeros((0, 3), np.float32)
-    last = PastScan(none, none, before, np.asarray(np.linalg.inv(pose)), 0.0)
+    last = PastScan(none, none, nearest_around(before), np.asarray(np.linalg.inv(pose)), 0.0)
     group = np.full(len(xyz), STATIC, np.int8)
     _, ranges, pixels = look(xyz, pose, model)
     seen = before.ravel()[pixels]

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_perception.core.forecast.flow import PastScan, Standing, standing, velocities
+from robot_perception.core.forecast.flow import (
+    Comparison,
+    PastScan,
+    Standing,
+    above_ground,
+    compare,
+    nearest_around,
+    velocities,
+)
 from robot_perception.core.forecast.motion import Motion
 from robot_perception.core.forecast.warp import transform
-from robot_perception.core.range_image import SensorModel, is_behind, look, project
+from robot_perception.core.projection import draw_points
+from robot_perception.core.range_image import Lens, SensorModel, is_behind, lens, look, project
 from robot_perception.core.threads import threads
-from robot_perception.core.types import F32, F64, Scan
+from robot_perception.core.types import F32, F64, I32, Scan
 
 # Past scans whose comparison with the present tells what moves: 0.2 and 0.4 s at 10 Hz.
 LAGS = (2, 4)
@@ -43,19 +53,46 @@ class Scene:
 @dataclass(frozen=True, eq=False)
 class Observed:
     """A scan by itself, before its motion is known: its range `image` (H, W) with the range (N,)
-    and the pixel (N,) of each point in it, and what stands above the ground."""
+    and the pixel (N,) of each point in it; the `nearest` range (H, W) around each pixel; and what
+    stands above the ground."""
 
     scan: Scan
     model: SensorModel
     image: F32
     ranges: F32
     pixels: NDArray[np.int32]
+    nearest: F32
     stands: Standing
 
 
 def observe(scan: Scan, model: SensorModel) -> Observed:
     """What can be said of `scan` without those before."""
-    return Observed(scan, model, *look(scan.xyz, np.eye(4), model), standing(scan.xyz))
+    image, ranges, pixels, nearest, index, points = _observe(scan.xyz, lens(model))
+    return Observed(scan, model, image, ranges, pixels, nearest, Standing(index, points))
+
+
+@numba.njit(cache=True, nogil=True)
+def _observe(xyz: F32, lens: Lens) -> tuple[F32, F32, I32, F32, NDArray[np.intp], F32]:
+    # All in one call: between two, this thread would wait for the registration, which keeps
+    # Python's lock.
+    image = np.zeros(lens[3], np.float32)
+    ranges, pixels = np.empty(len(xyz), np.float32), np.empty(len(xyz), np.int32)
+    here = np.eye(4).astype(np.float32)
+    slopes, table, limits, shape = lens
+    draw_points(xyz, here, slopes, table, limits, shape, ranges, pixels, image.reshape(-1))
+    index, points = above_ground(xyz)
+    return image, ranges, pixels, nearest_around(image), index, points
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """A scan with its `past`, oldest first, in its frame, and what is under way."""
+
+    seen: Observed
+    motion: Motion | None
+    past: tuple[PastScan, ...]
+    compared: Comparison | None
+    hidden: Future[tuple[F32, F32]] | None
 
 
 def alone(scan: Scan, motion: Motion, model: SensorModel) -> Scene:
@@ -90,37 +127,45 @@ class SceneBuilder:
 
     def step(self, seen: Observed, motion: Motion | None) -> Scene:
         """The scene at a scan, whose `motion` is None if it is the first."""
-        scan, model = seen.scan, seen.model
+        return self.scene(self.begin(seen, motion))
+
+    def begin(self, seen: Observed, motion: Motion | None) -> Begun:
+        """Bring the past into the frame of a scan, and begin to compare them."""
         if motion is None or self._stamp_ns is None:
             self.reset()
-            velocity, moves = velocities(len(scan.xyz), seen.stands, (), model)
-        else:
-            dt = (scan.stamp_ns - self._stamp_ns) * 1e-9
-            step = np.asarray(np.linalg.inv(motion.relative))
-            moved = [replace(p, pose=step @ p.pose, age_s=p.age_s + dt) for p in self._past]
-            self._past = deque(moved, maxlen=self._kept)
-            hidden = threads().submit(self._hidden, step, dt, seen.image, model)
-            compared = [moved[-lag] for lag in LAGS if lag <= len(moved)]
-            velocity, moves = velocities(len(scan.xyz), seen.stands, compared, model)
-            self._memory, self._age = hidden.result()
+            return Begun(seen, motion, (), None, None)
+        dt = (seen.scan.stamp_ns - self._stamp_ns) * 1e-9
+        step = np.asarray(np.linalg.inv(motion.relative))
+        past = tuple(replace(p, pose=step @ p.pose, age_s=p.age_s + dt) for p in self._past)
+        earlier = [past[-lag] for lag in LAGS if lag <= len(past)]
+        compared = compare(seen.stands, earlier, seen.model) if earlier else None
+        hidden = threads().submit(self._hidden, past[-1], seen.image, seen.model)
+        return Begun(seen, motion, past, compared, hidden)
+
+    def scene(self, begun: Begun) -> Scene:
+        """The scene at the scan that was begun."""
+        seen, motion, past = begun.seen, begun.motion, begun.past
+        scan = seen.scan
+        velocity, moves = velocities(len(scan.xyz), seen.stands, begun.compared)
+        if begun.hidden is not None:
+            self._memory, self._age = begun.hidden.result()
         self._stamp_ns = scan.stamp_ns
-        past = tuple(self._past)
-        now = PastScan(scan.xyz, seen.stands.points, seen.image, np.eye(4), 0.0)
+        now = PastScan(scan.xyz, seen.stands.points, seen.nearest, np.eye(4), 0.0)
         # A new one: a copy of this builder keeps its own.
-        self._past = deque([*self._past, now], maxlen=self._kept)
+        self._past = deque([*past, now], maxlen=self._kept)
         twist = np.zeros(6) if motion is None else motion.twist
         return Scene(
             *(scan.xyz, velocity, moves, self._memory, self._age, past, twist),
             *(seen.image, seen.ranges, seen.pixels),
         )
 
-    def _hidden(self, step: F64, dt: float, image: F32, model: SensorModel) -> tuple[F32, F32]:
-        """The memory (M, 3) brought into the present frame by `step` (4, 4), with its ages (M,):
-        what is hidden behind the present range image (H, W)."""
-        pool = np.concatenate([self._memory, self._past[-1].xyz])
+    def _hidden(self, last: PastScan, image: F32, model: SensorModel) -> tuple[F32, F32]:
+        """The memory (M, 3) in the present frame, after the `last` scan, with its ages (M,): what
+        is hidden behind the present range image (H, W)."""
+        step, pool = last.pose, np.concatenate([self._memory, last.xyz])
         age = np.zeros(len(pool), np.float32)
         age[: len(self._age)] = self._age
-        age += np.float32(dt)
+        age += np.float32(last.age_s)
         _, ranges, pixels = look(pool, step, model)
         hidden = _behind(ranges, pixels, _covering(image).ravel(), age)
         pool, age = transform(pool[hidden], step), age[hidden]
@@ -139,7 +184,7 @@ def _behind(ranges: F32, pixels: NDArray[np.int32], covering: F32, age_s: F32) -
     for n in range(len(ranges)):
         if pixels[n] < 0 or age_s[n] > MEMORY_S:
             continue
-        nearest = covering[pixels[n]]
+        nearest = covering[np.uint32(pixels[n])]
         if nearest > 0 and is_behind(ranges[n], nearest):
             behind[count] = n
             count += 1

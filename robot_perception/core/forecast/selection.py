@@ -78,21 +78,15 @@ class SelectorForecaster:
         return patches.float()
 
     @torch.inference_mode()
-    def logits_on_cpu(self, image: F32) -> torch.Tensor:
-        """The same on the CPU, of features (C, H, W), the network's two branches in a thread each,
-        and then the two halves of the image: with PyTorch's own threads, a forward waits for the
-        slowest at every layer."""
-
-        def states() -> torch.Tensor:
-            steps = torch.from_numpy(sequence(image))[:, None].permute(0, 1, 4, 2, 3)
-            return self._model.states(steps.to(self._dtype))
-
-        coming = _elsewhere(states)
+    def logits_on_cpu(self, image: F32, states: Future[torch.Tensor]) -> torch.Tensor:
+        """The same on the CPU, of features (C, H, W) and the `states`. The network's two branches
+        have a thread each, and then the two halves of the image: with PyTorch's own threads, a
+        forward waits for the slowest at every layer."""
         # A batch of one is told to have its channels last only if it was made one before the
         # channels went to the front.
         batch = torch.from_numpy(image.transpose(1, 2, 0))[None].permute(0, 3, 1, 2)
         fine, middle, coarse = self._model.encoded(batch.to(self._dtype))
-        coarse = self._model.joined(coarse, coming.result())
+        coarse = self._model.joined(coarse, states.result())
         rows = fine.shape[2]
         # In the middle, or as near as ROWS allow.
         half = rows // 2 // ROWS * ROWS
@@ -100,10 +94,25 @@ class SelectorForecaster:
         lower = self._model.rows(coarse, middle, fine, half, rows)
         return torch.cat([upper.result(), lower], 1).float()
 
-    def select(self, scene: Scene, found: Candidates, model: SensorModel) -> list[Selected]:
-        """The prediction of each horizon."""
-        seen = features(scene, found, network_model(model))
-        logits = self.logits_on_cpu(seen.image)[0].numpy()
+    def states(self, steps: F32) -> Future[torch.Tensor]:
+        """Those of the recurrence over a `sequence` (P, H, W, 3), on the CPU."""
+
+        def compute() -> torch.Tensor:
+            batch = torch.from_numpy(steps)[:, None].permute(0, 1, 4, 2, 3)
+            return self._model.states(batch.to(self._dtype))
+
+        return _elsewhere(compute)
+
+    def select(
+        self, scene: Scene, found: Candidates, model: SensorModel, steps: F32 | None = None
+    ) -> list[Selected]:
+        """The prediction of each horizon; `steps`: the `sequence` of the past if it is known."""
+        small = network_model(model)
+        if steps is None:
+            steps = sequence(scene.image, scene.past, small)
+        states = self.states(steps)
+        seen = features(scene, found, small, steps)
+        logits = self.logits_on_cpu(seen.image, states)[0].numpy()
         choice, near = decide(logits, seen.pixel, found, self.gate)
 
         def of(h: int) -> Selected:
@@ -124,17 +133,13 @@ def _elsewhere(compute: Callable[[], torch.Tensor]) -> Future[torch.Tensor]:
     return threads().submit(run)
 
 
-def of_geometry(found: Candidates, model: SensorModel) -> list[Selected]:
-    """What is visible of the scan, where its velocity takes it."""
+def of_geometry(found: Candidates, horizon: int, model: SensorModel) -> Selected:
+    """What is visible of the scan at a horizon, where its velocity takes it."""
     usual = np.where(found.moves, MOVE, STAND).astype(np.int8)
     usual[found.observed :] = LEAVE_OUT
-
-    def of(h: int) -> Selected:
-        choice = np.where(found.visible[h], usual, np.int8(LEAVE_OUT))
-        probability = reliability.of_warp(found.ranges[h], found.horizons_s[h])
-        return _selected(found, h, choice, probability, model)
-
-    return list(threads().map(of, range(len(found.visible))))
+    choice = np.where(found.visible[horizon], usual, np.int8(LEAVE_OUT))
+    probability = reliability.of_warp(found.ranges[horizon], found.horizons_s[horizon])
+    return _selected(found, horizon, choice, probability, model)
 
 
 def _probability(logit: F32) -> F32:

@@ -73,7 +73,7 @@ class Selector(nn.Module):
     def trunk(self, image: Tensor) -> Tensor:
         """All but the head: what is known of each patch, (B, 24, H, W / 4)."""
         fine, middle, coarse = self.encoded(image)
-        return self.refined(self.joined(coarse, self.states(_sequence(image))), middle, fine)
+        return self.refined(self.joined(coarse, self.states(sequence_in(image))), middle, fine)
 
     def encoded(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All features at three scales."""
@@ -141,7 +141,7 @@ def folded(model: Selector) -> Selector:
     return model.to(memory_format=torch.channels_last)
 
 
-def _sequence(image: Tensor) -> Tensor:
+def sequence_in(image: Tensor) -> Tensor:
     """The past, oldest first, then the present: (P, B, 3, H, W) log range, residual, mask."""
     # Channels last: each step stands together in memory, as the convolutions want it.
     image = image.permute(0, 2, 3, 1)

@@ -6,14 +6,17 @@ horizon, in one sector of the revolution; horizon and sector go round.
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from robot_perception.core.forecast.warp import transform
 from robot_perception.core.metrics import chamfer_m2, range_l1_m
 from robot_perception.core.range_image import SensorModel, project
+from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, F64, Scan
 
 METHODS = ("forecast", "geometry", "repeat")
@@ -35,7 +38,7 @@ class _Open:
     due_ns: int
     horizon: int
     sector: int
-    clouds: tuple[F32, ...]
+    clouds: Future[tuple[F32, ...]]
 
 
 class SelfScorer:
@@ -53,6 +56,7 @@ class SelfScorer:
         self._weight = np.zeros(count)
         self._scored = np.zeros(count, int)
         self._open: list[_Open] = []
+        self._scoring: list[tuple[int, Future[F64]]] = []
         self._count = 0
 
     @property
@@ -60,30 +64,40 @@ class SelfScorer:
         """Whether the next forecast is one to score."""
         return self._count % EVERY == 0
 
-    def add_forecast(self, scan: Scan, clouds: list[F32], geometry: list[F32], poses: F64) -> None:
-        """Remember, if due, what was predicted after `scan`: clouds by horizon, in its frame."""
-        turn, self._count = self._count, self._count + 1
-        if turn % EVERY:
-            return
-        turn //= EVERY
-        h = turn % len(self._horizons)
-        sector = turn // len(self._horizons) % _SECTORS
-        inverse = np.linalg.inv(poses[h])
-        then = (transform(clouds[h], inverse), transform(geometry[h], inverse), scan.xyz)
+    @property
+    def horizon(self) -> int:
+        """The one to score next."""
+        return self._count // EVERY % len(self._horizons)
+
+    def add_forecast(self, scan: Scan, cloud: F32, geometry: F32, pose: F64) -> None:
+        """Remember what was predicted after `scan` for `horizon`: clouds (N, 3) in its frame, and
+        the `pose` (4, 4) of the sensor then."""
+        h, sector = self.horizon, self._count // EVERY // len(self._horizons) % _SECTORS
+        self._count += 1
+        inverse = np.asarray(np.linalg.inv(pose), np.float64)
+        then = ((cloud, inverse), (geometry, inverse), (scan.xyz, np.eye(4)))
+        clouds = threads().submit(lambda: tuple(_within(*moved, sector) for moved in then))
         due_ns = scan.stamp_ns + round(self._horizons[h] * 1e9)
-        made = _Open(due_ns, h, sector, tuple(_within(c, sector) for c in then))
-        self._open = [*self._open, made]
+        self._open = [*self._open, _Open(due_ns, h, sector, clouds)]
 
     def skip(self) -> None:
-        """A forecast without a network: nothing to compare."""
+        """A forecast that is not scored."""
         self._count += 1
 
     def add_scan(self, scan: Scan, model: SensorModel) -> None:
-        """Score what was predicted for the time of `scan`."""
+        """Score what was predicted for the time of `scan`: beside what follows, so that the scores
+        count from the next scan on."""
+        # What failed, for want of memory say, is left out: it is not the fault of this scan.
+        for horizon, row in self._scoring:
+            if row.exception() is None:
+                self._count_in(horizon, row.result())
         tolerance = _TOLERANCE * self._horizons[0] * 1e9
-        for made in self._open:
-            if abs(made.due_ns - scan.stamp_ns) <= tolerance:
-                self._score(made, _within(scan.xyz, made.sector), model)
+        due = [o for o in self._open if abs(o.due_ns - scan.stamp_ns) <= tolerance]
+        self._scoring = [
+            (o.horizon, threads().submit(_score, o.clouds.result(), scan.xyz, o.sector, model))
+            for o in due
+            if o.clouds.exception() is None
+        ]
         self._open = [o for o in self._open if o.due_ns - scan.stamp_ns > tolerance]
 
     def means(self) -> dict[str, dict[str, list[float]]]:
@@ -98,21 +112,18 @@ class SelfScorer:
             for i, name in enumerate(METHODS)
         }
 
-    def _score(self, made: _Open, true: F32, model: SensorModel) -> None:
-        image, _ = project(true, model)
-        row = np.array(
-            [(chamfer_m2(c, true), range_l1_m(project(c, model)[0], image)) for c in made.clouds]
-        )
-        if not len(true) or not np.isfinite(row[1]).all():
+    def _count_in(self, horizon: int, row: F64) -> None:
+        """Add the measures (3, 2) of the methods, unless geometry's are not known."""
+        if not np.isfinite(row[1]).all():
             return
         # Nothing predicted where there is something: as bad as a forecast can be.
         row = np.nan_to_num(row, nan=_NOTHING)
         # New arrays: a copy of this scorer keeps its own.
         self._sums, self._weight = self._sums.copy(), self._weight.copy()
         self._scored = self._scored.copy()
-        self._sums[made.horizon] = _FORGET * self._sums[made.horizon] + row
-        self._weight[made.horizon] = _FORGET * self._weight[made.horizon] + 1
-        self._scored[made.horizon] += 1
+        self._sums[horizon] = _FORGET * self._sums[horizon] + row
+        self._weight[horizon] = _FORGET * self._weight[horizon] + 1
+        self._scored[horizon] += 1
         if self._scored.sum() >= _MIN_SCORES:
             seen = self._weight > 0
             chamfer = (self._sums[seen, :, 0] / self._weight[seen, None]).mean(axis=0)
@@ -120,9 +131,28 @@ class SelfScorer:
             self.falls_back = bool(chamfer[0] > limit * chamfer[1])
 
 
-def _within(xyz: F32, sector: int) -> F32:
-    """The points (N, 3) in a sector of the revolution, in an order of their own."""
-    azimuth = np.arctan2(xyz[:, 1], xyz[:, 0])
-    which: NDArray[np.int64] = np.floor((azimuth + np.pi) / (2 * np.pi) * _SECTORS).astype(np.int64)
-    kept: F32 = np.ascontiguousarray(xyz[which % _SECTORS == sector])
-    return kept
+def _score(clouds: tuple[F32, ...], xyz: F32, sector: int, model: SensorModel) -> F64:
+    """The measures (3, 2) of what was predicted in a sector of the scan (N, 3) that has come."""
+    true = _within(xyz, np.eye(4), sector)
+    image, _ = project(true, model)
+    rows = [(chamfer_m2(c, true), range_l1_m(project(c, model)[0], image)) for c in clouds]
+    return np.array(rows)
+
+
+def _within(xyz: F32, matrix: F64, sector: int) -> F32:
+    """Those of the points (N, 3), moved by `matrix` (4, 4), that are in a sector of the
+    revolution."""
+    moved = transform(xyz, matrix)
+    edges = (np.arange(2) + sector) * (2 * np.pi / _SECTORS) - np.pi
+    return moved[_between(moved, np.stack([np.cos(edges), np.sin(edges)], 1).astype(np.float32))]
+
+
+@numba.njit(cache=True, nogil=True)
+def _between(xyz: F32, edges: F32) -> NDArray[np.bool_]:
+    """Which points (N, 3) are left of the first and right of the second direction (2, 2)."""
+    between = np.empty(len(xyz), np.bool_)
+    for i in range(len(xyz)):
+        x, y = xyz[i, 0], xyz[i, 1]
+        after = edges[0, 0] * y - edges[0, 1] * x >= 0
+        between[i] = after and edges[1, 0] * y - edges[1, 1] * x < 0
+    return between

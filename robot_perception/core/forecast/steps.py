@@ -6,17 +6,19 @@ There are two ways to go them, loops on the CPU and tensors on a GPU, and one co
 from __future__ import annotations
 
 import copy
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
 from robot_perception.core.forecast.candidates import Candidates, candidates
+from robot_perception.core.forecast.features import network_model, sequence
 from robot_perception.core.forecast.motion import Motion
 from robot_perception.core.forecast.scene import Observed, Scene, SceneBuilder, observe
 from robot_perception.core.forecast.selection import Selected, SelectorForecaster, of_geometry
 from robot_perception.core.forecast.warp import predicted_poses
 from robot_perception.core.range_image import SensorModel
 from robot_perception.core.threads import threads
-from robot_perception.core.types import F64, Scan
+from robot_perception.core.types import F32, F64, Scan
 
 
 class Proposal(Protocol):
@@ -27,6 +29,10 @@ class Proposal(Protocol):
 
     def by_geometry(self) -> list[Selected]:
         """What is visible of the scan, by horizon."""
+        ...
+
+    def points_of_geometry(self, horizon: int) -> F32:
+        """The points (N, 3) of one of those."""
         ...
 
     def by_network(self) -> list[Selected]:
@@ -55,17 +61,24 @@ class _Proposal:
     found: Candidates
     model: SensorModel
     network: SelectorForecaster | None
+    sequence: Future[F32] | None
 
     @property
     def poses(self) -> F64:
         return self.found.poses
 
     def by_geometry(self) -> list[Selected]:
-        return of_geometry(self.found, self.model)
+        horizons = range(len(self.found.horizons_s))
+        return list(threads().map(lambda h: of_geometry(self.found, h, self.model), horizons))
+
+    def points_of_geometry(self, horizon: int) -> F32:
+        observed = self.found.observed
+        points: F32 = self.found.at(horizon)[:observed][self.found.visible[horizon, :observed]]
+        return points
 
     def by_network(self) -> list[Selected]:
-        assert self.network is not None
-        return self.network.select(self.scene, self.found, self.model)
+        assert self.network is not None and self.sequence is not None
+        return self.network.select(self.scene, self.found, self.model, self.sequence.result())
 
 
 class Loops:
@@ -85,9 +98,13 @@ class Loops:
     def propose(self, motion: Motion | None, horizons_s: tuple[float, ...]) -> Proposal | None:
         seen: Observed = self._observed.result()
         self._builder = copy.copy(self._builder)
-        scene = self._builder.step(seen, motion)
+        begun, coming = self._builder.begin(seen, motion), None
+        if self._network is not None and motion is not None:
+            # Behind all that the scene waits for: it is needed last.
+            coming = threads().submit(sequence, seen.image, begun.past, network_model(seen.model))
+        scene = self._builder.scene(begun)
         if motion is None:
             return None
         poses = predicted_poses(scene.twist, horizons_s)
         found = candidates(scene, poses, horizons_s, seen.model)
-        return _Proposal(scene, found, seen.model, self._network)
+        return _Proposal(scene, found, seen.model, self._network, coming)

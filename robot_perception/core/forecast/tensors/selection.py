@@ -19,7 +19,7 @@ from robot_perception.core.forecast.tensors.projection import (
     moved,
     nearest,
 )
-from robot_perception.core.types import F64
+from robot_perception.core.types import F32, F64
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,9 @@ class TensorProposal:
         step = step.clamp_(max=table.shape[1] - 1)
         probability = table.to(step.device).gather(1, step)
         return self._selected(choice.default(memory, found.moves, found.visible), probability)
+
+    def points_of_geometry(self, horizon: int) -> F32:
+        return self.by_geometry()[horizon].points
 
     @torch.inference_mode()
     def by_network(self) -> list[Selected]:
