@@ -43,7 +43,7 @@ _CONFIGS = {SEGMENTATION: SegmentationConfig, REVISIT: RevisitConfig, FORECAST: 
 
 IMAGE, POINTS, CAMERA_INFO, ODOM = "image", "points", "camera_info", "odom"
 # How often unused memory goes back to the system.
-_GIVE_BACK_S = 10.0
+_GIVE_BACK_S = 5.0
 # How long a step that is on its way may take to end.
 _END_S = 1.2
 _IMAGE_TYPE = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
