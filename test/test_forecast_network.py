@@ -27,9 +27,10 @@ from robot_perception.core.forecast.features import (
 )
 from robot_perception.core.forecast.flow import (
     PastScan,
+    Standing,
+    above_ground,
     compare,
     nearest_around,
-    standing,
     velocities,
 )
 from robot_perception.core.forecast.forecaster import Forecaster
@@ -98,9 +99,10 @@ def test_velocity_of_a_moving_car_and_of_a_standing_one() -> None:
     for age in (0.2, 0.4):
         xyz = np.concatenate([_floor(), _box(12 - true[0] * age, 6 - true[1] * age), _box(8, -7)])
         image, _, _ = look(xyz, np.eye(4), model)
-        past.append(PastScan(xyz, standing(xyz).points, nearest_around(image), np.eye(4), age))
+        past.append(PastScan(xyz, above_ground(xyz)[1], nearest_around(image), np.eye(4), age))
     now = np.concatenate([_floor(), _box(12, 6), _box(8, -7)])
-    found, moves = velocities(len(now), standing(now), compare(standing(now), past, model))
+    stands = Standing(*above_ground(now))
+    found, moves = velocities(len(now), stands, compare(stands, past, model))
     np.testing.assert_array_equal(moves, found.any(axis=1))
     floor, moving, parked = np.split(found, [len(_floor()), len(_floor()) + 5000])
     np.testing.assert_allclose(np.median(moving[:, :2], axis=0), true, atol=0.4)

@@ -60,11 +60,6 @@ class Standing:
     points: F32
 
 
-def standing(xyz: F32) -> Standing:
-    """What stands above the ground among points (N, 3) of a level sensor."""
-    return Standing(*above_ground(xyz))
-
-
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """What is under way about points that stand (K, 3): which of them (K,) were free space, and, by
