@@ -354,4 +354,6 @@ def test_scores_of_a_forecast_whose_future_never_comes_are_not_made(drive: list[
     scorer.add_forecast(drive[0], drive[0].xyz, drive[0].xyz, np.eye(4))
     late = replace(drive[1], stamp_ns=drive[0].stamp_ns + 10**10)
     scorer.add_scan(late, _model())
+    # Scores count from the next scan on.
+    scorer.add_scan(replace(late, stamp_ns=late.stamp_ns + 10**8), _model())
     assert np.isnan(scorer.means()["forecast"]["chamfer_m2"]).all()
