@@ -21,15 +21,23 @@ def chamfer_m2(predicted: F32, true: F32) -> float:
     halved: as TCNet (Mersch et al., CoRL 2021) and ATPPNet compute it. Raises ValueError for
     coordinates that are not finite.
     """
-    if not len(predicted) or not len(true):
+    forth = nearest_m2(predicted, neighbours(true), workers=-1)
+    return forth + nearest_m2(true, neighbours(predicted), workers=-1)
+
+
+def neighbours(cloud: F32) -> cKDTree:
+    """A tree of the points (N, 3); raises ValueError for coordinates that are not finite."""
+    # Split at the midpoint it is built in less time, for the same neighbours.
+    return cKDTree(cloud, balanced_tree=False, compact_nodes=False)
+
+
+def nearest_m2(points: F32, tree: cKDTree, workers: int = 1) -> float:
+    """Mean squared distance in m^2 of points (N, 3) to the nearest in `tree`; NaN if there is none
+    of either."""
+    if not len(points) or not tree.n:
         return float("nan")
-    # Trees split at the midpoint are built in less time, for the same neighbours.
-    to_true, to_predicted = (
-        cKDTree(cloud, balanced_tree=False, compact_nodes=False) for cloud in (true, predicted)
-    )
-    forth, _ = to_true.query(predicted, workers=-1)
-    back, _ = to_predicted.query(true, workers=-1)
-    return float(np.mean(forth**2) + np.mean(back**2))
+    distance, _ = tree.query(points, workers=workers)
+    return float(np.mean(distance**2))
 
 
 def range_l1_m(predicted: F32, true: F32) -> float:

@@ -223,13 +223,28 @@ def _clusters(points: F32) -> NDArray[np.int32]:
     """The cluster (K,) of each point: connected cells seen from above; 0 for none or too wide."""
     cells = int(2 * REACH_M / CELL_M)
     index = _cell(points, np.float32(CELL_M), cells)
-    # One cell more, for what is out of reach.
-    occupied = np.zeros(cells * cells + 1, np.uint8)
-    occupied[index] = 1
-    kept, names = connected(occupied[:-1].reshape(cells, cells))
-    cluster = kept.astype(np.int32)[names.reshape(-1)[index]]
-    cluster[index < 0] = 0
-    return cluster
+    kept, names = connected(_occupied(index, cells))
+    return _names(index, names.reshape(-1), kept)
+
+
+@numba.njit(cache=True, nogil=True)
+def _occupied(index: I32, cells: int) -> U8:
+    """1 in each cell of the ground plan (C, C) that points (K,) are in, else 0."""
+    occupied = np.zeros(cells * cells, np.uint8)
+    for k in range(len(index)):
+        if index[k] >= 0:
+            occupied[np.uint32(index[k])] = 1
+    return occupied.reshape(cells, cells)
+
+
+@numba.njit(cache=True, nogil=True)
+def _names(index: I32, names: I32, kept: NDArray[np.intp]) -> I32:
+    """The name (K,) of the component in each point's cell, if it is kept; 0 out of reach."""
+    found = np.zeros(len(index), np.int32)
+    for k in range(len(index)):
+        if index[k] >= 0:
+            found[k] = kept[np.uint32(names[np.uint32(index[k])])]
+    return found
 
 
 def connected(occupied: U8) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
@@ -245,13 +260,42 @@ def connected(occupied: U8) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
 
 def _distance_map(scan: PastScan) -> F32:
     """Distance in m from each cell of the present's ground plan to what stood there in `scan`."""
-    cells = int(2 * REACH_M / SCORE_CELL_M)
-    index = _cell(transform(scan.stand, scan.pose), np.float32(SCORE_CELL_M), cells)
-    empty = np.ones(cells * cells, np.uint8)
-    empty[index[index >= 0]] = 0
-    distance = cv2.distanceTransform(empty.reshape(cells, cells), cv2.DIST_L2, 3)
+    return _distances(transform(scan.stand, scan.pose), _around())
+
+
+@cache
+def _around() -> F32:
+    """The distance in m (R, R) from a cell in the middle of a ground plan to those around it, as
+    far as it is below the cap."""
+    reach = round(float(CAP_M) / SCORE_CELL_M)
+    elsewhere = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    elsewhere[reach, reach] = 0
+    distance = cv2.distanceTransform(elsewhere, cv2.DIST_L2, 3)
     capped: F32 = np.minimum(distance * np.float32(SCORE_CELL_M), CAP_M)
     return capped
+
+
+@numba.njit(cache=True, nogil=True)
+def _distances(points: F32, around: F32) -> F32:
+    """Distance in m from each cell of the ground plan (C, C) to the nearest with a point (K, 3) in
+    it, capped: only cells `around` (R, R) are nearer, where a transform goes over all of them."""
+    cells, side = int(2 * REACH_M / SCORE_CELL_M), len(around)
+    index = _cell(points, np.float32(SCORE_CELL_M), cells)
+    known = np.zeros(cells * cells, np.bool_)
+    # With a margin, so that no cell has to ask what is around it.
+    wide = cells + side - 1
+    distances = np.full(wide * wide, CAP_M)
+    for k in range(len(index)):
+        if index[k] < 0 or known[np.uint32(index[k])]:
+            continue
+        known[np.uint32(index[k])] = True
+        corner = index[k] // cells * wide + index[k] % cells
+        for i in range(side):
+            for j in range(side):
+                at = np.uint32(corner + i * wide + j)
+                distances[at] = min(distances[at], around[i, j])
+    margin = side // 2
+    return distances.reshape(wide, wide)[margin : margin + cells, margin : margin + cells]
 
 
 def _best_velocity(cluster: F32, maps: F32, ages: F32) -> F32 | None:

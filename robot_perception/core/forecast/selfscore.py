@@ -1,7 +1,8 @@
 """Scores forecasts as their future arrives, beside geometry and beside repeating the last scan.
 
 A full Chamfer distance costs more than a forecast. So one forecast in some is scored, at one
-horizon, in one sector of the revolution; horizon and sector go round.
+horizon, in one sector of the revolution, against all that is in it and beside it; horizon and
+sector go round.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_perception.core.forecast.warp import transform
-from robot_perception.core.metrics import chamfer_m2, range_l1_m
+from robot_perception.core.metrics import nearest_m2, neighbours, range_l1_m
 from robot_perception.core.range_image import SensorModel, project
 from robot_perception.core.threads import threads
 from robot_perception.core.types import F32, F64, Scan
 
 METHODS = ("forecast", "geometry", "repeat")
 EVERY = 5
-_SECTORS = 24
+# Of 5 degrees, with as much on both sides for the nearest neighbours. From one turn of the horizons
+# to the next some are passed over, so that few scores already see all sides.
+_SECTORS, _PASSED_OVER = 72, 29
 # Half-lives of the running means, in scores of one horizon; and how many it takes to judge.
 _FORGET = 0.9
 _MIN_SCORES = 8
@@ -72,11 +75,12 @@ class SelfScorer:
     def add_forecast(self, scan: Scan, cloud: F32, geometry: F32, pose: F64) -> None:
         """Remember what was predicted after `scan` for `horizon`: clouds (N, 3) in its frame, and
         the `pose` (4, 4) of the sensor then."""
-        h, sector = self.horizon, self._count // EVERY // len(self._horizons) % _SECTORS
+        h, turn = self.horizon, self._count // EVERY // len(self._horizons)
+        sector = turn * _PASSED_OVER % _SECTORS
         self._count += 1
         inverse = np.asarray(np.linalg.inv(pose), np.float64)
         then = ((cloud, inverse), (geometry, inverse), (scan.xyz, np.eye(4)))
-        clouds = threads().submit(lambda: tuple(_within(*moved, sector) for moved in then))
+        clouds = threads().submit(lambda: tuple(_around(*moved, sector) for moved in then))
         due_ns = scan.stamp_ns + round(self._horizons[h] * 1e9)
         self._open = [*self._open, _Open(due_ns, h, sector, clouds)]
 
@@ -133,18 +137,28 @@ class SelfScorer:
 
 def _score(clouds: tuple[F32, ...], xyz: F32, sector: int, model: SensorModel) -> F64:
     """The measures (3, 2) of what was predicted in a sector of the scan (N, 3) that has come."""
-    true = _within(xyz, np.eye(4), sector)
+    true = _around(xyz, np.eye(4), sector)
     image, _ = project(true, model)
-    rows = [(chamfer_m2(c, true), range_l1_m(project(c, model)[0], image)) for c in clouds]
+    tree, asked = neighbours(true), true[_between(true, _edges(sector, 0))]
+    rows = []
+    for cloud in clouds:
+        forth = nearest_m2(cloud[_between(cloud, _edges(sector, 0))], tree)
+        back = nearest_m2(asked, neighbours(cloud))
+        rows.append((forth + back, range_l1_m(project(cloud, model)[0], image)))
     return np.array(rows)
 
 
-def _within(xyz: F32, matrix: F64, sector: int) -> F32:
-    """Those of the points (N, 3), moved by `matrix` (4, 4), that are in a sector of the
-    revolution."""
+def _around(xyz: F32, matrix: F64, sector: int) -> F32:
+    """Those of the points (N, 3), moved by `matrix` (4, 4), that are in a sector of the revolution
+    or in one beside it."""
     moved = transform(xyz, matrix)
-    edges = (np.arange(2) + sector) * (2 * np.pi / _SECTORS) - np.pi
-    return moved[_between(moved, np.stack([np.cos(edges), np.sin(edges)], 1).astype(np.float32))]
+    return moved[_between(moved, _edges(sector, 1))]
+
+
+def _edges(sector: int, beside: int) -> F32:
+    """The directions (2, 2) between which a sector is, with so many on both sides."""
+    azimuth = np.array([sector - beside, sector + 1 + beside]) * (2 * np.pi / _SECTORS) - np.pi
+    return np.stack([np.cos(azimuth), np.sin(azimuth)], 1).astype(np.float32)
 
 
 @numba.njit(cache=True, nogil=True)
