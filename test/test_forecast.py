@@ -201,3 +201,25 @@ def test_a_ground_robot_does_not_go_on_pitching_but_a_tilted_sensor_goes_on_sink
     assert ground is not None and free is not None
     assert not ground.twist[:2].any() and abs(free.twist[1]) > 0.05
     np.testing.assert_allclose(ground.twist[3:], [10 * np.cos(0.2), 0, 10 * np.sin(0.2)], atol=0.6)
+
+
+def test_ego_motion_is_found_in_a_small_room_too() -> None:
+    low, high = np.array([-3.0, -2.5, -0.6]), np.array([3.0, 2.5, 1.9])
+    beams = SensorModel(np.deg2rad(np.linspace(15, -15, 32)), 1024, 0.0, np.inf)
+    rays = beams.directions.reshape(-1, 3)
+    rng = np.random.default_rng(0)
+    estimator, step = MotionEstimator("clouds", 0.1), exp_se3(np.array([0, 0, 0.04, 0.08, 0, 0]))
+    pose = np.eye(4)
+    for i in range(4):
+        # From the inside, a ray ends at the first wall that it comes to.
+        turned = rays @ pose[:3, :3].T
+        walls = np.where(turned > 0, high, low) - pose[:3, 3]
+        reach = (walls / np.where(turned == 0, 1e-9, turned)).min(axis=1)
+        reach += rng.normal(0, 0.02, len(reach))
+        scan = Scan(i * 100_000_000, "lidar", (rays * reach[:, None]).astype(np.float32))
+        found = estimator.step(scan, None)
+        if found is not None:
+            assert found.source == "clouds"
+            error = log_se3(np.linalg.inv(step) @ found.relative)
+            assert np.linalg.norm(error[:3]) < 0.005 and np.linalg.norm(error[3:]) < 0.01
+        pose = pose @ step

@@ -12,7 +12,9 @@ from scipy.spatial.transform import Rotation
 
 from robot_perception.core.types import F32, F64, Odometry, Scan
 
-_VOXEL_M = 0.75
+# A cloud is thinned to voxels of this size, in small places as much smaller as leaves enough points.
+_VOXEL_M, _LEAST_VOXEL_M = 1.0, 0.1
+_ENOUGH_POINTS = 2000
 _MAX_CORRESPONDENCE_M = 1.5
 _MIN_INLIERS = 200
 # A twist beyond these is a failed registration, not a robot.
@@ -130,6 +132,11 @@ def _left_jacobian(rotation: F64) -> F64:
 def _prepare(xyz: F32) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
     useful = small_gicp.PointCloud(_useful(xyz))
     cloud = small_gicp.voxelgrid_sampling(useful, _VOXEL_M, num_threads=1)
+    if 0 < cloud.size() < _ENOUGH_POINTS:
+        # Of surfaces as many are left as go with the square of the size.
+        size = _VOXEL_M * (cloud.size() / _ENOUGH_POINTS) ** 0.5
+        size = max(size, _LEAST_VOXEL_M)
+        cloud = small_gicp.voxelgrid_sampling(useful, size, num_threads=1)
     tree = small_gicp.KdTree(cloud, num_threads=1)
     small_gicp.estimate_covariances(cloud, tree, num_neighbors=10, num_threads=1)
     return cloud, tree
@@ -137,13 +144,13 @@ def _prepare(xyz: F32) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
 
 @numba.njit(cache=True, nogil=True)
 def _useful(xyz: F32) -> F64:
-    """Every second point (N, 3) of those of 2 to 80 m: the voxel grid leaves a few thousand of them
+    """Every second point (N, 3) of those of 1 to 80 m: the voxel grid leaves a few thousand of them
     anyway."""
     useful = np.empty(((len(xyz) + 1) // 2, 3), np.float64)
     count = 0
     for i in range(0, len(xyz), 2):
         squared = xyz[i, 0] ** 2 + xyz[i, 1] ** 2 + xyz[i, 2] ** 2
-        if 2.0**2 < squared < 80.0**2:
+        if 1.0 < squared < 80.0**2:
             for k in range(3):
                 useful[count, k] = xyz[i, k]
             count += 1
