@@ -120,7 +120,8 @@ class Forecaster:
         if self._steps is not None:
             self._steps.begin(scan, model)
             motion = self._motion.step(scan, odometry)
-            proposed = self._steps.propose(motion, self._horizons)
+            by_network = self._learned and (self._scorer.due or not self._scorer.falls_back)
+            proposed = self._steps.propose(motion, self._horizons, by_network)
             self._last = scan
             return None if proposed is None else self._selected(scan, proposed, model)
         motion = self._motion.step(scan, odometry)

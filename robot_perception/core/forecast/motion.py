@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from robot_perception.core.types import F32, F64, Odometry, Scan
 
-# A cloud is thinned to voxels of this size, in small places as much smaller as leaves enough points.
+# Clouds are thinned to voxels of this size, in small places to smaller ones that leave enough.
 _VOXEL_M, _LEAST_VOXEL_M = 1.0, 0.1
 _ENOUGH_POINTS = 2000
 _MAX_CORRESPONDENCE_M = 1.5

@@ -50,8 +50,11 @@ class Steps(Protocol):
         """Start on what can be said of `scan` without its motion."""
         ...
 
-    def propose(self, motion: Motion | None, horizons_s: tuple[float, ...]) -> Proposal | None:
-        """What may come after the scan that was begun; None for the first, which has no motion."""
+    def propose(
+        self, motion: Motion | None, horizons_s: tuple[float, ...], by_network: bool
+    ) -> Proposal | None:
+        """What may come after the scan that was begun; None for the first, which has no motion.
+        `by_network`: whether the network is likely to be asked, so that it may begin."""
         ...
 
 
@@ -77,8 +80,9 @@ class _Proposal:
         return points
 
     def by_network(self) -> list[Selected]:
-        assert self.network is not None and self.sequence is not None
-        return self.network.select(self.scene, self.found, self.model, self.sequence.result())
+        assert self.network is not None
+        steps = None if self.sequence is None else self.sequence.result()
+        return self.network.select(self.scene, self.found, self.model, steps)
 
 
 class Loops:
@@ -95,11 +99,13 @@ class Loops:
     def begin(self, scan: Scan, model: SensorModel) -> None:
         self._observed = threads().submit(observe, scan, model)
 
-    def propose(self, motion: Motion | None, horizons_s: tuple[float, ...]) -> Proposal | None:
+    def propose(
+        self, motion: Motion | None, horizons_s: tuple[float, ...], by_network: bool
+    ) -> Proposal | None:
         seen: Observed = self._observed.result()
         self._builder = copy.copy(self._builder)
         begun, coming = self._builder.begin(seen, motion), None
-        if self._network is not None and motion is not None:
+        if self._network is not None and motion is not None and by_network:
             # Behind all that the scene waits for: it is needed last.
             coming = threads().submit(sequence, seen.image, begun.past, network_model(seen.model))
         scene = self._builder.scene(begun)

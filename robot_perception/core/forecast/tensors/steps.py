@@ -74,8 +74,9 @@ class TensorSteps:
 
     @torch.inference_mode()
     def propose(
-        self, motion: Motion | None, horizons_s: tuple[float, ...]
+        self, motion: Motion | None, horizons_s: tuple[float, ...], by_network: bool
     ) -> TensorProposal | None:
+        # The network is in what was recorded, and answers whether it is asked or not.
         now, before_ns, lens = self._begun, self._stamp_ns, self._lens
         assert lens is not None
         if motion is None or before_ns is None:
