@@ -30,7 +30,7 @@ demo: setup ## results, MCAP and report in OUT (out/demo); RECORDING=path takes 
 test: setup ## linters, types, and all tests but the slow ones, with coverage
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
-	@$(VENV)/mypy robot_perception/core
+	@$(VENV)/mypy robot_perception
 	@$(VENV)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
 
 test-all: ## all tests, the slow ones too

@@ -41,12 +41,12 @@ def searched(
     if ranks.world() > 1:
         raise ValueError("a search runs in one process; train in several with what it finds")
     import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
     study = optuna.create_study(
-        storage=optuna.storages.JournalStorage(backend),
+        storage=JournalStorage(JournalFileBackend(str(folder / "study.log"))),
         study_name="forecast",
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=config.seed),
@@ -77,9 +77,9 @@ def searched(
                 console.print(f"trial {trial.number}: {trial.params}")
 
         study.optimize(gain, n_trials=max(0, left))
-    best = study.best_trial
-    console.print(f"best of {trials} trials: {best.params}, {best.value:.2%} saved")
-    return replace(config, **best.params), float(best.value)
+    best = study.best_params
+    console.print(f"best of {trials} trials: {best}, {study.best_value:.2%} saved")
+    return replace(config, **best), study.best_value
 
 
 def _proposed(trial: Any, config: TrainingConfig) -> TrainingConfig:
