@@ -24,7 +24,7 @@ from robot_perception.core.forecast.augment import Augmentation, disturbed
 from robot_perception.core.forecast.candidates import Candidates, candidates
 from robot_perception.core.forecast.features import features, network_model
 from robot_perception.core.forecast.measures import in_range
-from robot_perception.core.forecast.motion import MotionEstimator
+from robot_perception.core.forecast.motion import motion_estimator
 from robot_perception.core.forecast.scene import SceneBuilder, observe
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.warp import predicted_poses, transform
@@ -102,7 +102,7 @@ def samples(
     """A sample at every `stride`-th scan that has a past and a future; of `augmentation`, scans are
     lost and poses disturbed."""
     augmentation = augmentation or Augmentation()
-    motion = MotionEstimator(config.ego_motion, config.standstill_mps, config.motion_model)
+    motion = motion_estimator(config)
     builder, finder = SceneBuilder(config.past), SensorFinder(config)
     horizons = tuple(config.period_s * (i + 1) for i in range(config.horizons))
     window: deque[_Seen] = deque(maxlen=config.horizons + 1)

@@ -15,7 +15,7 @@ from robot_perception.core.forecast.candidates import candidates
 from robot_perception.core.forecast.dataset import aligned
 from robot_perception.core.forecast.measures import Measures, drawn, measure, truth
 from robot_perception.core.forecast.methods import Predict, State, gmac, method, timed
-from robot_perception.core.forecast.motion import MotionEstimator
+from robot_perception.core.forecast.motion import motion_estimator
 from robot_perception.core.forecast.scene import SceneBuilder, observe
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.warp import predicted_poses
@@ -53,7 +53,7 @@ def evaluate(
     rows: dict[str, list[list[Measures]]] = {name: [] for name in chosen}
     ms: dict[str, list[float]] = {name: [] for name in chosen}
     speeds: list[float] = []
-    motion = MotionEstimator(config.ego_motion, config.standstill_mps, config.motion_model)
+    motion = motion_estimator(config)
     builder, finder = SceneBuilder(config.past), SensorFinder(config)
     window: deque[tuple[Scan, F64, _Open | None]] = deque(maxlen=config.horizons + 1)
     horizons = tuple(config.period_s * (i + 1) for i in range(config.horizons))

@@ -11,7 +11,7 @@ import numpy as np
 from robot_perception.core.config import ForecastConfig
 from robot_perception.core.errors import InputRejected
 from robot_perception.core.forecast.candidates import candidates
-from robot_perception.core.forecast.motion import Motion, MotionEstimator
+from robot_perception.core.forecast.motion import Motion, motion_estimator
 from robot_perception.core.forecast.network import NetworkForecaster
 from robot_perception.core.forecast.scene import alone
 from robot_perception.core.forecast.selection import Selected, SelectorForecaster, of_geometry
@@ -53,9 +53,7 @@ class Forecaster:
         self._learned = config.method == "ours"
         self._steps = steps_of(config) if config.method in ("ours", "scene_flow") else None
         self._sensor = SensorFinder(config)
-        self._motion = MotionEstimator(
-            config.ego_motion, config.standstill_mps, config.motion_model
-        )
+        self._motion = motion_estimator(config)
         self._past: deque[F32] = deque(maxlen=config.past)
         self._last: Scan | None = None
         self._scorer = SelfScorer(self._horizons)

@@ -10,6 +10,7 @@ import numpy as np
 import small_gicp
 from scipy.spatial.transform import Rotation
 
+from robot_perception.core.config import ForecastConfig
 from robot_perception.core.types import F32, F64, Odometry, Scan
 
 # Clouds are thinned to voxels of this size, in small places to smaller ones that leave enough.
@@ -45,13 +46,21 @@ class MotionEstimator:
     pitches and bounces, but not for half a second in one direction; of its vertical speed, what a
     tilted sensor sees of its way forward stays. "free": all six components go on.
 
+    Points nearer than `min_range_m`, such as those of the robot itself, are not registered.
     Clouds are registered scan to scan by GICP (small_gicp, one thread: with more, the order of its
     sums and so the result changes from run to run). A failed registration keeps the last twist.
     """
 
-    def __init__(self, source: str, standstill_mps: float, model: str = "ground") -> None:
+    def __init__(
+        self,
+        source: str,
+        standstill_mps: float,
+        model: str = "ground",
+        min_range_m: float = 1.0,
+    ) -> None:
         self._source, self._model = source, model
         self._standstill = standstill_mps
+        self._min_range = min_range_m
         self.reset()
 
     def reset(self) -> None:
@@ -67,7 +76,7 @@ class MotionEstimator:
         last_odometry, self._odometry = self._odometry, odometry if usable else None
         from_clouds = self._source == "clouds" or (self._source == "auto" and not usable)
         last_cloud = self._cloud
-        self._cloud = _prepare(scan.xyz) if from_clouds else None
+        self._cloud = _prepare(scan.xyz, self._min_range) if from_clouds else None
         last_stamp, self._stamp_ns = self._stamp_ns, scan.stamp_ns
         if last_stamp is None:
             return None
@@ -103,6 +112,13 @@ class MotionEstimator:
         return Motion(smooth, relative, source)
 
 
+def motion_estimator(config: ForecastConfig) -> MotionEstimator:
+    """The estimator as configured."""
+    return MotionEstimator(
+        config.ego_motion, config.standstill_mps, config.motion_model, config.min_range_m
+    )
+
+
 def exp_se3(twist: F64) -> F64:
     """The rigid transform (4, 4) of a twist (rotation vector, translation) held for one unit."""
     matrix = np.eye(4)
@@ -129,8 +145,8 @@ def _left_jacobian(rotation: F64) -> F64:
     return jacobian
 
 
-def _prepare(xyz: F32) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
-    useful = small_gicp.PointCloud(_useful(xyz))
+def _prepare(xyz: F32, min_range_m: float) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
+    useful = small_gicp.PointCloud(_useful(xyz, min_range_m))
     cloud = small_gicp.voxelgrid_sampling(useful, _VOXEL_M, num_threads=1)
     if 0 < cloud.size() < _ENOUGH_POINTS:
         # Of surfaces as many are left as go with the square of the size.
@@ -143,14 +159,14 @@ def _prepare(xyz: F32) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _useful(xyz: F32) -> F64:
-    """Every second point (N, 3) of those of 1 to 80 m: the voxel grid leaves a few thousand of them
+def _useful(xyz: F32, min_range_m: float) -> F64:
+    """Every second point (N, 3) of those up to 80 m: the voxel grid leaves a few thousand of them
     anyway."""
     useful = np.empty(((len(xyz) + 1) // 2, 3), np.float64)
     count = 0
     for i in range(0, len(xyz), 2):
         squared = xyz[i, 0] ** 2 + xyz[i, 1] ** 2 + xyz[i, 2] ** 2
-        if 1.0 < squared < 80.0**2:
+        if min_range_m**2 < squared < 80.0**2:
             for k in range(3):
                 useful[count, k] = xyz[i, k]
             count += 1

@@ -28,6 +28,8 @@ _SECTORS, _PASSED_OVER = 72, 29
 # Half-lives of the running means, in scores of one horizon; and how many it takes to judge.
 _FORGET = 0.9
 _MIN_SCORES = 8
+# True points of a sector that it takes to judge what was predicted there.
+_MIN_POINTS = 20
 # Falls back when this much worse than geometry, returns when better; between, stays.
 _WORSE = 1.02
 _TOLERANCE = 0.3
@@ -136,10 +138,13 @@ class SelfScorer:
 
 
 def _score(clouds: tuple[F32, ...], xyz: F32, sector: int, model: SensorModel) -> F64:
-    """The measures (3, 2) of what was predicted in a sector of the scan (N, 3) that has come."""
+    """The measures (3, 2) of what was predicted in a sector of the scan (N, 3) that has come; NaN
+    where that shows next to nothing."""
     true = _around(xyz, np.eye(4), sector)
-    image, _ = project(true, model)
-    tree, asked = neighbours(true), true[_between(true, _edges(sector, 0))]
+    asked = true[_between(true, _edges(sector, 0))]
+    if len(asked) < _MIN_POINTS:
+        return np.full((len(clouds), 2), np.nan)
+    image, tree = project(true, model)[0], neighbours(true)
     rows = []
     for cloud in clouds:
         forth = nearest_m2(cloud[_between(cloud, _edges(sector, 0))], tree)
