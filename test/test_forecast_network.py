@@ -38,6 +38,7 @@ from robot_perception.core.forecast.measures import measure, truth
 from robot_perception.core.forecast.methods import gmac
 from robot_perception.core.forecast.motion import Motion, MotionEstimator
 from robot_perception.core.forecast.pretraining import hidden_tiles, pretrain, without
+from robot_perception.core.forecast.reliability import of_warp
 from robot_perception.core.forecast.resume import Epoch
 from robot_perception.core.forecast.scene import Scene, SceneBuilder, observe
 from robot_perception.core.forecast.selection import SelectorForecaster, bundled_weights
@@ -63,7 +64,11 @@ def drive() -> list[Scan]:
 
 @pytest.fixture(scope="module")
 def scene(drive: list[Scan]) -> tuple[Scene, SensorModel]:
-    motion, builder, finder = MotionEstimator("auto", 0.1), SceneBuilder(5), SensorFinder(CONFIG)
+    return _scene(drive, CONFIG)
+
+
+def _scene(drive: list[Scan], config: ForecastConfig) -> tuple[Scene, SensorModel]:
+    motion, builder, finder = MotionEstimator("auto", 0.1), SceneBuilder(5), SensorFinder(config)
     made: Scene | None = None
     for scan in drive[:8]:
         made = builder.step(observe(scan, finder.model(scan)), motion.step(scan, None))
@@ -130,20 +135,21 @@ def test_memory_keeps_what_a_passing_car_hides() -> None:
     assert not on_wall.any()
 
 
-def test_untrained_network_answers_as_geometry_does(
-    scene: tuple[Scene, SensorModel], tmp_path: Path
-) -> None:
-    known, model = scene
+def test_untrained_network_answers_as_geometry_does(drive: list[Scan], tmp_path: Path) -> None:
+    # Of what is too near to be in the image now, some is far enough soon.
+    known, model = _scene(drive, replace(CONFIG, min_range_m=6.0))
     found = candidates(known, predicted_poses(known.twist, HORIZONS), HORIZONS, model)
     save_weights(Selector(), tmp_path / "w.safetensors", Epoch(0, 0, 0, 0, 1.0))
     config = replace(CONFIG, checkpoint=str(tmp_path / "w.safetensors"))
+    outside = features(known, found, network_model(model)).pixel[: found.observed] < 0
     selected = SelectorForecaster(config).select(known, found, model)
     for h, chosen in enumerate(selected):
         visible = found.visible[h][: found.observed]
-        inside = features(known, found, network_model(model)).pixel[: found.observed] >= 0
-        np.testing.assert_array_equal(
-            chosen.points, found.at(h)[: found.observed][visible & inside]
-        )
+        assert (visible & outside).any()
+        np.testing.assert_array_equal(chosen.points, found.at(h)[: found.observed][visible])
+        warped = of_warp(found.ranges[h][: found.observed], HORIZONS[h])[visible]
+        unseen = outside[visible]
+        np.testing.assert_array_equal(chosen.probability[unseen], warped[unseen])
 
 
 def test_network_goes_round_and_is_small() -> None:
@@ -210,6 +216,10 @@ def test_live_decision_is_that_of_training(scene: tuple[Scene, SensorModel]) -> 
     np.testing.assert_array_equal(choice[:, inside], expected.numpy())
     np.testing.assert_array_equal(near[:, inside], near_logit(at, memory).numpy())
     assert {0, 1, 2} == set(np.unique(choice).tolist())
+    unseen = np.flatnonzero(seen.pixel < 0)
+    flags = torch.from_numpy(unseen >= found.observed), torch.from_numpy(moving[unseen])
+    usual = default(*flags, torch.from_numpy(found.visible[:, unseen]))
+    np.testing.assert_array_equal(choice[:, unseen], usual.numpy())
 
 
 def test_training_learns_resumes_and_its_weights_load(drive: list[Scan], tmp_path: Path) -> None:

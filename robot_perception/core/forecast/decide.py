@@ -20,8 +20,8 @@ def decide(
     patches: F32, pixel: NDArray[np.int32], found: Candidates, gate: float
 ) -> tuple[NDArray[np.int8], F32]:
     """The choice (T, P) for each candidate, as `choice.choose` makes it, and the logit (T, P) that
-    it is near the truth, from logits by patch (H, W / p, T, 5, p); what is outside of the image is
-    left out."""
+    it is near the truth, from logits by patch (H, W / p, T, 5, p). Outside of the image, where
+    there are none, the choice is geometry's and the logit 0."""
     choice = np.full((len(found.visible), len(pixel)), LEAVE_OUT, np.int8)
     near = np.zeros(choice.shape, np.float32)
     assert patches.shape[4] == PATCH
@@ -52,6 +52,9 @@ def _decide(
     prior = np.float32(PRIOR)
     for i in range(len(pixel)):
         if pixel[i] < 0:
+            for h in range(len(choice)):
+                if i < observed and visible[h, i]:
+                    choice[h, i] = MOVE if moving[i] else STAND
             continue
         # Without a sign: else it is asked whether it counts from the end.
         at = np.uint32(pixel[i])

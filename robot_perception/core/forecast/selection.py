@@ -114,9 +114,13 @@ class SelectorForecaster:
         seen = features(scene, found, small, steps)
         logits = self.logits_on_cpu(seen.image, states)[0].numpy()
         choice, near = decide(logits, seen.pixel, found, self.gate)
+        unseen = np.flatnonzero(seen.pixel < 0)
 
         def of(h: int) -> Selected:
-            return _selected(found, h, choice[h], _probability(near[h]), model)
+            probability = _probability(near[h])
+            warped = reliability.of_warp(found.ranges[h][unseen], found.horizons_s[h])
+            probability[unseen] = warped
+            return _selected(found, h, choice[h], probability, model)
 
         return list(threads().map(of, range(len(choice))))
 

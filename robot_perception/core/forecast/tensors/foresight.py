@@ -35,7 +35,8 @@ class Foreseen(NamedTuple):
     Of the candidates, N points of the scan and then the memory: `points` (3, P), `velocity` (3, P),
     which `moves` (P,); at each horizon their `range` and `pixel` (T, P), whether `inside` of the
     image and `visible` (T, P) by geometry; by the network, where there is one, the `choice` (T, P)
-    and the `probability` (T, P)."""
+    and the `probability` (T, P), NaN where it is geometry's as the network does not see the point.
+    """
 
     memory: Tensor
     age: Tensor
@@ -170,5 +171,6 @@ class Foresight:
         scores = choice.scores(at, memory, moves, visible)
         usual = choice.default(memory, moves, visible)
         chosen = choice.choose(scores, usual, self._network.gate)
-        chosen = torch.where(inside, chosen, choice.LEAVE_OUT)
-        return chosen, torch.sigmoid(choice.near_logit(at, memory))
+        chosen = torch.where(inside, chosen, usual)
+        near = torch.sigmoid(choice.near_logit(at, memory))
+        return chosen, torch.where(inside, near, torch.nan)

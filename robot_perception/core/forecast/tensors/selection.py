@@ -37,18 +37,23 @@ class TensorProposal:
     def by_geometry(self) -> list[Selected]:
         found = self.found
         memory = torch.arange(len(found.moves), device=found.moves.device) >= self.observed
-        table = torch.from_numpy(np.stack([reliability.fine(h) for h in self.horizons_s]))
-        step = (found.range / reliability.STEP_M).nan_to_num(0).long()
-        step = step.clamp_(max=table.shape[1] - 1)
-        probability = table.to(step.device).gather(1, step)
-        return self._selected(choice.default(memory, found.moves, found.visible), probability)
+        chosen = choice.default(memory, found.moves, found.visible)
+        return self._selected(chosen, self._of_warp())
 
     def points_of_geometry(self, horizon: int) -> F32:
         return self.by_geometry()[horizon].points
 
     @torch.inference_mode()
     def by_network(self) -> list[Selected]:
-        return self._selected(self.found.choice, self.found.probability)
+        known = self.found.probability
+        return self._selected(self.found.choice, torch.where(known.isnan(), self._of_warp(), known))
+
+    def _of_warp(self) -> Tensor:
+        """The probability (T, P) of each candidate by its range alone."""
+        table = torch.from_numpy(np.stack([reliability.fine(h) for h in self.horizons_s]))
+        step = (self.found.range / reliability.STEP_M).nan_to_num(0).long()
+        step = step.clamp_(max=table.shape[1] - 1)
+        return table.to(step.device).gather(1, step)
 
     def _selected(self, chosen: Tensor, probability: Tensor) -> list[Selected]:
         """What is chosen (T, P), by horizon."""
