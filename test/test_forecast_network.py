@@ -47,6 +47,7 @@ from robot_perception.core.forecast.selfscore import SelfScorer
 from robot_perception.core.forecast.sensor import SensorFinder
 from robot_perception.core.forecast.training import TrainingConfig, save_weights, train
 from robot_perception.core.forecast.warp import predicted_poses
+from robot_perception.core.metrics import chamfer_m2
 from robot_perception.core.range_image import SensorModel, look, unproject
 from robot_perception.core.types import F32, Scan
 from robot_perception.pipeline.simulator.config import SimulatorConfig
@@ -367,3 +368,20 @@ def test_scores_of_a_forecast_whose_future_never_comes_are_not_made(drive: list[
     # Scores count from the next scan on.
     scorer.add_scan(replace(late, stamp_ns=late.stamp_ns + 10**8), _model())
     assert np.isnan(scorer.means()["forecast"]["chamfer_m2"]).all()
+
+
+def test_a_sector_is_scored_against_what_is_beside_it_too() -> None:
+    def ring(shift_deg: float) -> F32:
+        """Posts, one to a degree, 20 m away."""
+        azimuth, z = np.meshgrid(np.deg2rad(np.arange(360) + shift_deg), np.linspace(-1, 1, 25))
+        posts = np.stack([20 * np.cos(azimuth), 20 * np.sin(azimuth), z], -1)
+        return posts.reshape(-1, 3).astype(np.float32)
+
+    # The nearest to the last of each sector is the first of the next one.
+    true, predicted = ring(0.1), ring(0.8)
+    scorer = SelfScorer(HORIZONS)
+    scorer.add_forecast(Scan(0, "lidar", true), predicted, predicted, np.eye(4))
+    for i in (1, 2):
+        scorer.add_scan(Scan(i * 100_000_000, "lidar", true), _model())
+    found = scorer.means()["forecast"]["chamfer_m2"][0]
+    assert found == pytest.approx(chamfer_m2(predicted, true), rel=1e-4)
