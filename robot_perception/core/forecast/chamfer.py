@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
+
+from robot_perception.core.metrics import neighbours
 
 # Points drawn of a cloud in each step, whose neighbours are then sought among all of the other's.
 ASKED = 4096
@@ -76,6 +77,5 @@ def _nearest_by_tree(points: Tensor, cloud: Tensor, there: Tensor) -> Tensor:
     for i, (asking, all_points, kept) in enumerate(zip(*arrays, strict=True)):
         index = np.flatnonzero(kept)
         if len(index):
-            tree = cKDTree(all_points[index], balanced_tree=False, compact_nodes=False)
-            found[i] = index[tree.query(asking, workers=-1)[1]]
+            found[i] = index[neighbours(all_points[index]).query(asking, workers=-1)[1]]
     return torch.from_numpy(found)

@@ -118,7 +118,7 @@ class Forecaster:
         if self._steps is not None:
             self._steps.begin(scan, model)
             motion = self._motion.step(scan, odometry)
-            by_network = self._learned and (self._scorer.due or not self._scorer.falls_back)
+            by_network = self._learned and self._scorer.asks
             proposed = self._steps.propose(motion, self._horizons, by_network)
             self._last = scan
             return None if proposed is None else self._selected(scan, proposed, model)
@@ -137,7 +137,7 @@ class Forecaster:
         if not self._learned:
             return self._chosen(scan, poses, proposed.by_geometry(), "scene_flow")
         scorer.add_scan(scan, model)
-        if scorer.falls_back and not scorer.due:
+        if not scorer.asks:
             scorer.skip()
             return self._chosen(scan, poses, proposed.by_geometry(), "scene_flow")
         selected = proposed.by_network()

@@ -118,8 +118,8 @@ class SelectorForecaster:
 
         def of(h: int) -> Selected:
             probability = _probability(near[h])
-            warped = reliability.of_warp(found.ranges[h][unseen], found.horizons_s[h])
-            probability[unseen] = warped
+            ranges, horizon_s = found.ranges[h][unseen], found.horizons_s[h]
+            probability[unseen] = reliability.of_warp(ranges, horizon_s)
             return _selected(found, h, choice[h], probability, model)
 
         return list(threads().map(of, range(len(choice))))

@@ -70,6 +70,11 @@ class SelfScorer:
         return self._count % EVERY == 0
 
     @property
+    def asks(self) -> bool:
+        """Whether the network is to be asked for the next forecast: to answer, or to be scored."""
+        return self.due or not self.falls_back
+
+    @property
     def horizon(self) -> int:
         """The one to score next."""
         return self._count // EVERY % len(self._horizons)
@@ -140,14 +145,14 @@ class SelfScorer:
 def _score(clouds: tuple[F32, ...], xyz: F32, sector: int, model: SensorModel) -> F64:
     """The measures (3, 2) of what was predicted in a sector of the scan (N, 3) that has come; NaN
     where that shows next to nothing."""
-    true = _around(xyz, np.eye(4), sector)
-    asked = true[_between(true, _edges(sector, 0))]
+    true, edges = _around(xyz, np.eye(4), sector), _edges(sector, 0)
+    asked = true[_between(true, edges)]
     if len(asked) < _MIN_POINTS:
         return np.full((len(clouds), 2), np.nan)
     image, tree = project(true, model)[0], neighbours(true)
     rows = []
     for cloud in clouds:
-        forth = nearest_m2(cloud[_between(cloud, _edges(sector, 0))], tree)
+        forth = nearest_m2(cloud[_between(cloud, edges)], tree)
         back = nearest_m2(asked, neighbours(cloud))
         rows.append((forth + back, range_l1_m(project(cloud, model)[0], image)))
     return np.array(rows)
